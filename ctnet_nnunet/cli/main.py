@@ -1,0 +1,44 @@
+"""Entry point of ``ctnet``: registers the commands and turns user errors into one line and exit status 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import ctnet_nnunet
+from ctnet_nnunet.errors import CTNetError
+
+app = typer.Typer(
+    name="ctnet",
+    help="Annotation-efficient learning on a stock nnU-Net v2.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(ctnet_nnunet.__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run ``ctnet``; a :class:`CTNetError` ends in its one line on stderr and its exit status."""
+    try:
+        app()
+    except CTNetError as error:
+        print(f"ctnet: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()
