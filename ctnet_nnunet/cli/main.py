@@ -7,6 +7,8 @@ import sys
 import typer
 
 import ctnet_nnunet
+from ctnet_nnunet.cli.doctor import doctor
+from ctnet_nnunet.cli.env import env
 from ctnet_nnunet.errors import CTNetError
 
 app = typer.Typer(
@@ -29,6 +31,10 @@ def _root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
+
+
+app.command("env")(env)
+app.command("doctor")(doctor)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""What ``ctnet doctor`` looks at, one file per part of the machine; nothing here changes anything."""

@@ -1,0 +1,24 @@
+"""The trainers that ``nnUNetv2_train -tr NAME`` and ``nnUNetv2_predict -tr NAME`` find through nnUNet_extTrainer.
+
+nnU-Net imports this file as the top-level module ``ctnet_trainers``; the classes keep the identity they have in
+``ctnet_nnunet.trainers``, so they pickle and compare equal wherever they were found.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.nnunet_version import require_supported_nnunet
+
+try:
+    require_supported_nnunet()
+except SetupError as error:
+    # nnU-Net would show a traceback and exit with 1: a wrong version must end in the one sentence.
+    print(f"ctnet: error: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+
+from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet  # noqa: E402 - only after the version is known to fit
+from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain  # noqa: E402
+
+__all__ = ["nnUNetTrainerCTNet", "nnUNetTrainerCTNetPretrain"]
