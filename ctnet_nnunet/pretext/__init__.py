@@ -1,0 +1,16 @@
+"""Self-supervised pretext tasks: pure torch units that know no trainer and no nnU-Net.
+
+A new task is one file with a subclass of :class:`~ctnet_nnunet.pretext.base.PretextTask` and one line in ``PRETEXTS``;
+the fields of its ``Options`` become keys of the plan's ``ctnet`` block.
+"""
+
+from __future__ import annotations
+
+from ctnet_nnunet.pretext.base import PretextTask
+from ctnet_nnunet.pretext.masked_features import MaskedFeatures
+from ctnet_nnunet.pretext.rotation import Rotation
+
+PRETEXTS: dict[str, type[PretextTask]] = {
+    "rotation": Rotation,
+    "masked_features": MaskedFeatures,
+}

@@ -1,0 +1,145 @@
+"""What a pretext task is, and the one module that holds a network together with its tasks.
+
+A task has three steps, so that a test can look at each: :meth:`PretextTask.sample` draws all randomness from an
+explicit generator, :meth:`PretextTask.targets` makes views and targets from the draw deterministically, and
+``forward`` runs the network on them and returns the loss. The first two run outside of what DistributedDataParallel
+and torch.compile see; the third is inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ctnet_nnunet.errors import PlanError
+
+Views = Mapping[str, Tensor]
+"""A batch: ``augmented`` (B, C, *patch), spatially and intensity augmented; ``inside`` (B, C, *inside_size), cut out
+of the volume without padding or interpolation, with an intensity augmentation of its own; ``usable`` (B,) bool, False
+where a scan is too small or too empty for ``inside``."""
+
+
+@dataclass(frozen=True)
+class PretextContext:
+    """What a task may know of the plan.
+
+    Attributes:
+        patch_size: Voxels per axis of the ``augmented`` view.
+        inside_size: Voxels per axis of the ``inside`` view.
+        spacing: Voxel size in mm per axis, in the plan's axis order.
+        axial_axis: The array axis along the body (superior-inferior), or None in 2d.
+        input_channels: Channels of the image.
+    """
+
+    patch_size: tuple[int, ...]
+    inside_size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    axial_axis: int | None
+    input_channels: int
+
+
+class PretextTask(nn.Module):
+    """One task with its heads. Subclasses define the class attributes, ``sample``, ``targets`` and ``forward``."""
+
+    Options: ClassVar[type[Any]]
+    """Frozen dataclass; its fields are keys of the plan's ``ctnet`` block."""
+    needs_tokens: ClassVar[bool]
+    """Whether the network must have a transformer."""
+
+    def __init__(self, network: nn.Module, context: PretextContext, options: Any) -> None:
+        super().__init__()
+
+    def sample(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw all randomness for one batch."""
+        raise NotImplementedError
+
+    def targets(self, views: Views, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Views and targets from a draw; deterministic, without the network."""
+        raise NotImplementedError
+
+    def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network on what ``targets`` made; returns ``loss`` (scalar) and named metrics (scalars)."""
+        raise NotImplementedError
+
+    def after_step(self, network: nn.Module, progress: float) -> None:
+        """Called behind each optimiser step with the share of the training done, 0..1 (EMA teachers)."""
+
+
+class PretextModel(nn.Module):
+    """A network and its weighted tasks in one module; its ``forward`` is what DDP and compile wrap.
+
+    ``network`` keeps its own keys, so its state dict is the transferable checkpoint; heads and teachers lie in
+    ``tasks``.
+    """
+
+    def __init__(self, network: nn.Module, tasks: Mapping[str, PretextTask], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.network = network
+        self.tasks = nn.ModuleDict(tasks)
+        self.weights = dict(weights)
+
+    def prepare(self, views: Views, generator: torch.Generator) -> dict[str, dict[str, Tensor]]:
+        """Sample every task and make its targets: task → name → tensor."""
+        prepared = {}
+        for name, task in self.tasks.items():
+            assert isinstance(task, PretextTask)
+            prepared[name] = task.targets(views, task.sample(views, generator))
+        return prepared
+
+    def forward(self, prepared: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The weighted sum of losses as ``loss``, and every task's entries as ``<task>/<entry>``."""
+        outputs: dict[str, Tensor] = {}
+        total: Tensor | float = 0.0
+        for name, task in self.tasks.items():
+            result = task(self.network, prepared[name])
+            total = total + self.weights[name] * result["loss"]
+            outputs.update({f"{name}/{key}": value for key, value in result.items()})
+        assert isinstance(total, Tensor)
+        return {"loss": total, **outputs}
+
+    def after_step(self, progress: float) -> None:
+        """Let every task follow the network (EMA teachers)."""
+        for task in self.tasks.values():
+            assert isinstance(task, PretextTask)
+            task.after_step(self.network, progress)
+
+
+def build_pretext(
+    registry: Mapping[str, type[PretextTask]],
+    network: nn.Module,
+    context: PretextContext,
+    weights: Mapping[str, float],
+    options: Mapping[str, Any],
+) -> PretextModel:
+    """Wrap a network with the tasks of positive weight.
+
+    Args:
+        registry: Name → task class (``PRETEXTS``).
+        network: The network to pretrain; a task that needs tokens wants a CTNet with a transformer.
+        context: What the plan says.
+        weights: Task → weight λ of its loss; tasks of weight 0 are left out.
+        options: Values for the fields of the tasks' ``Options``; others are ignored.
+
+    Raises:
+        PlanError: On an unknown task, no task at all, or a task that needs tokens on a network without them.
+    """
+    chosen = {name: weight for name, weight in weights.items() if weight > 0}
+    if unknown := sorted(set(weights) - set(registry)):
+        raise PlanError(f"ctnet option pretext: unknown task {unknown}; valid are {sorted(registry)}")
+    if not chosen:
+        raise PlanError(f"ctnet option pretext: every weight is 0; give one of {sorted(registry)} a positive weight")
+    tasks = {}
+    for name in chosen:
+        task_class = registry[name]
+        if task_class.needs_tokens and getattr(network, "transformer", None) is None:
+            raise PlanError(
+                f"ctnet option pretext: task {name!r} needs a network with a transformer, and this plan's has none; "
+                "use a CTNet plan other than identity, or another task"
+            )
+        fields = task_class.Options.__dataclass_fields__
+        tasks[name] = task_class(network, context, task_class.Options(**{k: options[k] for k in fields if k in options}))
+    return PretextModel(network, tasks, chosen)
