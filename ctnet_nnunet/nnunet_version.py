@@ -1,4 +1,4 @@
-"""Which nnunetv2 this package works with; read from the installed metadata, because importing nnunetv2 takes seconds."""
+"""Which nnunetv2 this package works with; read from its metadata, because importing nnunetv2 takes seconds."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def export_line(shell: str | None, value: str) -> str:
 
 
 def env(
-    shell: Annotated[str | None, typer.Option(help="bash, zsh, fish or powershell; default: the calling shell.")] = None,
+    shell: Annotated[str | None, typer.Option(help="bash, zsh, fish or powershell; default: the calling one.")] = None,
 ) -> None:
     """Print the line that makes nnU-Net find our trainers: eval "$(ctnet env)".
 

@@ -45,7 +45,7 @@ def shim() -> list[Check]:
 
 def _look_up(names: list[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SCRIPT, *names]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
 
 
 def _last_line(text: str) -> str:
@@ -59,7 +59,7 @@ def trainers() -> list[Check]:
     try:
         process = _look_up(names)
     except subprocess.TimeoutExpired:
-        return [Check("trainers", f"no answer within {TIMEOUT_SECONDS} s", "run it again when the machine is less busy")]
+        return [Check("trainers", f"no answer within {TIMEOUT_SECONDS} s", "run it again on a less busy machine")]
     if process.returncode != 0:
         return [Check("trainers", _last_line(process.stderr), "repair what it names, then run ctnet doctor again")]
     found: dict[str, dict[str, str]] = json.loads(process.stdout)

@@ -18,7 +18,8 @@ except SetupError as error:
     print(f"ctnet: error: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
 
-from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet  # noqa: E402 - only after the version is known to fit
-from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain  # noqa: E402
+# Only after the version is known to fit: these import nnunetv2.
+from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
+from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 
 __all__ = ["nnUNetTrainerCTNet", "nnUNetTrainerCTNetPretrain"]
