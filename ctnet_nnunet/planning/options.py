@@ -1,0 +1,161 @@
+"""The typed ``ctnet`` block of a plan's configuration: every hyper-parameter of ours, and nowhere else.
+
+A block may be partial or absent: what it leaves out comes from its preset (``m`` unless it names another), a JSON file
+in top-level ``plans/``. Unknown and ill-typed keys are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from importlib import resources
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from ctnet_nnunet.architectures.transformer import TransformerOptions
+from ctnet_nnunet.errors import PlanError
+from ctnet_nnunet.pretext import PRETEXTS
+
+PRESETS = ("s", "m", "l", "identity")
+DEFAULT_PRESET = "m"
+Mode = Literal["supervised", "pretrain"]
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Schedule(BaseModel):
+    """How one training runs.
+
+    ``epochs`` of ``iterations`` steps and ``val_iterations`` validation steps; AdamW with ``learning_rate`` after
+    ``warmup_epochs`` of linear warm-up, and ``weight_decay``; ``batch_size`` None means the plan's; ``seed``;
+    a checkpoint at least every ``save_minutes``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: Count
+    iterations: Count
+    val_iterations: Count
+    learning_rate: Positive
+    warmup_epochs: NotNegative
+    weight_decay: NotNegative
+    batch_size: Count | None
+    seed: CountOrZero
+    save_minutes: Positive
+
+
+class _Transformer(BaseModel):
+    """The fields of TransformerOptions with their limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embed_dim: Count
+    depth: CountOrZero
+    heads: Count
+    mlp_ratio: Positive
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    reference_grid: Count
+    residual_scale: NotNegative
+
+    def options(self) -> TransformerOptions:
+        return TransformerOptions(**self.model_dump())
+
+
+class _Base(Schedule):
+    preset: Literal["s", "m", "l", "identity"]
+    transformer: _Transformer | None
+    pretext: dict[str, NotNegative]
+    pretrain: dict[str, Any]
+
+    def schedule(self, mode: Mode) -> Schedule:
+        """The schedule of a training mode: for ``pretrain``, the shared keys under those of ``pretrain``."""
+        shared = {name: getattr(self, name) for name in Schedule.model_fields}
+        return Schedule(**shared, **{}) if mode == "supervised" else Schedule(**{**shared, **self.pretrain})
+
+    def transformer_options(self) -> TransformerOptions | None:
+        return None if self.transformer is None else self.transformer.options()
+
+
+def _pretext_fields() -> dict[str, Any]:
+    """Every field of every task's options, with its type and default, as keys of the block."""
+    found: dict[str, Any] = {}
+    for task in PRETEXTS.values():
+        hints = get_type_hints(task.Options)
+        for field in fields(task.Options):
+            default = field.default if field.default is not MISSING else ...
+            found[field.name] = (hints[field.name], default)
+    return found
+
+
+CTNetOptions: type[_Base] = create_model("CTNetOptions", __base__=_Base, **_pretext_fields())
+"""The block as a frozen pydantic model; the tasks' options are fields of it."""
+
+
+def preset_block(name: str) -> dict[str, Any]:
+    """The ``ctnet`` block of a preset file.
+
+    Raises:
+        PlanError: If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise PlanError(f"preset {name!r} does not exist; valid are {', '.join(PRESETS)}")
+    text = resources.files("ctnet_nnunet.plans").joinpath(f"{name}.json").read_text(encoding="utf-8")
+    block: dict[str, Any] = json.loads(text)["ctnet"]
+    return block
+
+
+def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's block under changes to it.
+
+    A shared schedule key among the changes speaks for pretraining too, so the preset's own value for pretraining
+    gives way, unless the changes hold one for pretraining. ``transformer`` and ``pretrain`` merge key by key.
+    """
+    merged = {**preset, **changes}
+    pretrain = {key: value for key, value in preset.get("pretrain", {}).items() if key not in changes}
+    merged["pretrain"] = {**pretrain, **(changes.get("pretrain") or {})}
+    if isinstance(changes.get("transformer"), Mapping):
+        merged["transformer"] = {**(preset.get("transformer") or asdict(TransformerOptions())), **changes["transformer"]}
+    return merged
+
+
+def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
+    """Type a block, its preset filling what it leaves out.
+
+    Args:
+        block: The ``ctnet`` block of a configuration, or None.
+        where: What to name in errors, for example the plans file.
+
+    Raises:
+        PlanError: On an unknown key (valid ones listed) or an ill-typed value.
+    """
+    block = block or {}
+    if not isinstance(block, Mapping):
+        raise PlanError(f"{where}: the ctnet block is {type(block).__name__}, not a table of keys")
+    complete = merged_block(preset_block(block.get("preset", DEFAULT_PRESET)), block)
+    _refuse_unknown(complete, CTNetOptions.model_fields, where)
+    _refuse_unknown(complete["pretrain"], Schedule.model_fields, where, "pretrain.")
+    _refuse_unknown(complete["pretext"] if isinstance(complete["pretext"], Mapping) else {}, PRETEXTS, where, "pretext.")
+    if isinstance(complete["transformer"], Mapping):
+        _refuse_unknown(complete["transformer"], _Transformer.model_fields, where, "transformer.")
+    try:
+        options = CTNetOptions(**complete)
+        options.schedule("pretrain")
+        options.transformer_options()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"{where}: ctnet option {key}={first['input']!r}: {first['msg'].lower()}") from None
+    except ValueError as error:
+        raise PlanError(f"{where}: ctnet option transformer: {error}") from None
+    return options
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    if unknown := sorted(set(given) - set(known)):
+        names = ", ".join(f"{prefix}{key}" for key in known)
+        raise PlanError(f"{where}: unknown ctnet option {prefix}{unknown[0]}; valid are {names}")
