@@ -9,6 +9,8 @@ import typer
 import ctnet_nnunet
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
+from ctnet_nnunet.cli.plan import plan
+from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
 from ctnet_nnunet.errors import CTNetError
 
 app = typer.Typer(
@@ -35,6 +37,8 @@ def _root(
 
 app.command("env")(env)
 app.command("doctor")(doctor)
+app.command("plan")(plan)
+app.command("preprocess-unlabeled")(preprocess_unlabeled)
 
 
 def main() -> None:

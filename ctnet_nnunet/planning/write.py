@@ -1,0 +1,225 @@
+"""``ctnet plan``: run the planner, apply a preset and the user's changes, check the network, write the plans file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+
+from ctnet_nnunet.architectures.from_plan import check_patch
+from ctnet_nnunet.errors import DataError, PlanError, SetupError
+from ctnet_nnunet.planning.changes import Changes, set_dotted, sort_changes
+from ctnet_nnunet.planning.memory import StepMemory, training_step_memory
+from ctnet_nnunet.planning.options import merged_block, preset_block, read_options
+from ctnet_nnunet.planning.planner import CTNetPlanner
+
+STOCK_PLANS = "nnUNetPlans"
+# What decides the preprocessed voxels: equal values mean that stock preprocessed data can be used as they are.
+PREPROCESSING_KEYS = (
+    "spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name",
+    "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
+)  # fmt: skip
+PREPROCESSING_KEYS_OF_THE_FILE = (
+    "transpose_forward", "foreground_intensity_properties_per_channel", "image_reader_writer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlannedConfiguration:
+    """What ``ctnet plan`` prints of a configuration."""
+
+    name: str
+    patch_size: list[int]
+    batch_size: int
+    spacing: list[float]
+    features: list[int]
+    transformer: Mapping[str, Any] | None
+    memory_gpu: StepMemory
+    memory_cpu: StepMemory
+    reuses_stock_data: bool
+
+
+@dataclass(frozen=True)
+class WrittenPlan:
+    """The file and its configurations."""
+
+    file: Path
+    configurations: list[PlannedConfiguration]
+
+
+def write_plan(
+    dataset: str | int,
+    configuration: str | None = None,
+    preset: str = "m",
+    gpu_memory: float = 8.0,
+    changes: Mapping[str, Any] | None = None,
+    name: str = "CTNetPlans",
+    force: bool = False,
+) -> WrittenPlan:
+    """Plan CTNet for a dataset and write ``nnUNet_preprocessed/DatasetXXX/<name>.json``.
+
+    Args:
+        dataset: Id or name.
+        configuration: The configuration to write; None for all that nnU-Net plans.
+        preset: ``s``, ``m``, ``l`` or ``identity``.
+        gpu_memory: Memory in GB that a training step may take.
+        changes: ``--set`` keys and values: keys of the ``ctnet`` block, ``patch_size``, ``spacing``,
+            ``features_base``, ``features_max``, or dotted names of the plan's own values.
+        name: Name of the plans file without ending.
+        force: Also write when models were trained with a file of this name and other content.
+
+    Raises:
+        SetupError, DataError, PlanError: With what, where and the remedy; nothing is written then.
+    """
+    dataset_name = _dataset_name(dataset)
+    sorted_changes = sort_changes(changes or {})
+    block = merged_block(preset_block(preset), {"preset": preset, **sorted_changes.options})
+    options = read_options(block, "--set")
+    plans = _planned(dataset_name, name, gpu_memory, options.transformer_options(), sorted_changes)
+    _keep_configurations(plans, configuration)
+    for configuration_name, values in plans["configurations"].items():
+        if "inherits_from" not in values:
+            _complete(plans, configuration_name, values, block, sorted_changes)
+    recursive_fix_for_json_export(plans)
+    folder = Path(str(nnUNet_preprocessed)) / dataset_name
+    file = folder / f"{name}.json"
+    _refuse_change_under_models(file, plans, force)
+    summaries = [
+        _summary(plans, key, value)
+        for key, value in plans["configurations"].items()
+        if "inherits_from" not in value and (configuration is None or key == configuration)
+    ]
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+    os.replace(temporary, file)
+    return WrittenPlan(file, summaries)
+
+
+def _dataset_name(dataset: str | int) -> str:
+    for folder in (nnUNet_raw, nnUNet_preprocessed):
+        if not folder.is_set():
+            raise SetupError(f"{folder.env_var_name} is not set; export it (`ctnet doctor` shows all three folders)")
+    try:
+        found: str = maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdigit() else dataset)
+    except RuntimeError:
+        raise DataError(f"dataset {dataset}: not found in nnUNet_raw ({nnUNet_raw}); check the id") from None
+    if not (Path(str(nnUNet_preprocessed)) / found / "dataset_fingerprint.json").is_file():
+        number = found[len("Dataset") :].split("_")[0].lstrip("0")
+        raise PlanError(f"{found}: no fingerprint yet; run nnUNetv2_extract_fingerprint -d {number} first")
+    return found
+
+
+def _planned(dataset: str, name: str, gpu_memory: float, transformer: Any, changes: Changes) -> dict[str, Any]:
+    """The planner's plans; its many prints are kept off the terminal."""
+    arguments: dict[str, Any] = {
+        "gpu_memory_target_in_gb": gpu_memory,
+        "plans_name": name,
+        "transformer": transformer,
+        "patch_sizes": [changes.planner["patch_size"]] if "patch_size" in changes.planner else (),
+        "features_base": changes.planner.get("features_base", 32),
+        "features_max": changes.planner.get("features_max"),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        planner = CTNetPlanner(dataset, **arguments)
+        if "spacing" in changes.planner:
+            forward, _ = planner.determine_transpose()
+            original = [0.0, 0.0, 0.0]
+            for position, axis in enumerate(forward):
+                original[axis] = float(changes.planner["spacing"][position])
+            planner = CTNetPlanner(dataset, overwrite_target_spacing=original, **arguments)
+            if list(planner.determine_transpose()[0]) != list(forward):
+                raise PlanError(
+                    f"spacing={changes.planner['spacing']}: its largest value must stay on the first axis, which the "
+                    "plan slices along"
+                )
+        plans: dict[str, Any] = planner.plan_experiment()
+    return plans
+
+
+def _keep_configurations(plans: dict[str, Any], configuration: str | None) -> None:
+    available = plans["configurations"]
+    if configuration is not None:
+        if configuration not in available:
+            raise PlanError(f"configuration {configuration!r}: nnU-Net plans {', '.join(available)} for this dataset")
+        plans["configurations"] = {configuration: available[configuration]}
+
+
+def _complete(
+    plans: dict[str, Any], name: str, configuration: dict[str, Any], block: dict[str, Any], changes: Changes
+) -> None:
+    """Add the ``ctnet`` block, the user's direct values and the data identifier to one configuration."""
+    configuration["ctnet"] = dict(block)
+    if block["batch_size"] is not None:
+        configuration["batch_size"] = block["batch_size"]
+    for key, value in changes.direct.items():
+        set_dotted(configuration, key, value)
+    check_patch(configuration["architecture"], configuration["patch_size"])
+    recursive_fix_for_json_export(configuration)
+    stock = Path(str(nnUNet_preprocessed)) / plans["dataset_name"] / f"{STOCK_PLANS}.json"
+    if stock.is_file() and _same_preprocessing(plans, configuration, load_json(str(stock)), name):
+        configuration["data_identifier"] = f"{STOCK_PLANS}_{name}"
+
+
+def _same_preprocessing(plans: dict[str, Any], configuration: dict[str, Any], stock: dict[str, Any], name: str) -> bool:
+    other = stock["configurations"].get(name)
+    if other is None or other.get("data_identifier") != f"{STOCK_PLANS}_{name}":
+        return False
+    ours = [configuration.get(key) for key in PREPROCESSING_KEYS]
+    theirs = [other.get(key) for key in PREPROCESSING_KEYS]
+    ours += [plans.get(key) for key in PREPROCESSING_KEYS_OF_THE_FILE]
+    theirs += [stock.get(key) for key in PREPROCESSING_KEYS_OF_THE_FILE]
+    # Through JSON, because one side was just planned (tuples, numpy) and the other read from a file.
+    return bool(json.dumps(_plain(ours)) == json.dumps(_plain(theirs)))
+
+
+def _plain(values: list[Any]) -> list[Any]:
+    wrapped = {"values": values}
+    recursive_fix_for_json_export(wrapped)
+    return wrapped["values"]
+
+
+def _refuse_change_under_models(file: Path, plans: dict[str, Any], force: bool) -> None:
+    """Keep what other configurations an existing file has; refuse to change one that models were trained with."""
+    if not file.is_file():
+        return
+    old = load_json(str(file))
+    for name, values in old["configurations"].items():
+        new = plans["configurations"].setdefault(name, values)
+        if json.dumps(new, sort_keys=True) == json.dumps(values, sort_keys=True) or force or not nnUNet_results.is_set():
+            continue
+        results = Path(str(nnUNet_results)) / plans["dataset_name"]
+        if found := sorted(results.glob(f"*__{file.stem}__{name}/fold_*/checkpoint_*.pth")):
+            raise PlanError(
+                f"{file}: {found[0].parent} was trained with another {name} of this name; choose --name, or --force"
+            )
+
+
+def _summary(plans: dict[str, Any], name: str, configuration: dict[str, Any]) -> PlannedConfiguration:
+    arguments = configuration["architecture"]["arch_kwargs"]
+    shape = (configuration["architecture"], configuration["patch_size"], configuration["batch_size"])
+    channels = len(configuration["normalization_schemes"])
+    dataset_json = load_json(str(Path(str(nnUNet_raw)) / plans["dataset_name"] / "dataset.json"))
+    classes = len(dataset_json["labels"])
+    return PlannedConfiguration(
+        name=name,
+        patch_size=list(configuration["patch_size"]),
+        batch_size=configuration["batch_size"],
+        spacing=list(configuration["spacing"]),
+        features=list(arguments["features_per_stage"]),
+        transformer=arguments["transformer"],
+        memory_gpu=training_step_memory(*shape, channels, classes, mixed_precision=True),
+        memory_cpu=training_step_memory(*shape, channels, classes, mixed_precision=False),
+        reuses_stock_data=configuration["data_identifier"].startswith(f"{STOCK_PLANS}_"),
+    )
+
+
