@@ -7,6 +7,7 @@ import sys
 import typer
 
 import ctnet_nnunet
+from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
 from ctnet_nnunet.cli.plan import plan
@@ -39,6 +40,7 @@ app.command("env")(env)
 app.command("doctor")(doctor)
 app.command("plan")(plan)
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
+app.command("demo")(demo)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def read_label_scheme(dataset_json: Path) -> LabelScheme:
         ignore = labels.get(IGNORE)
         return LabelScheme(structures_from_labels(labels), ignore, content["file_ending"])
     except OSError as error:
-        raise DataError(f"{dataset_json}: cannot be read ({error.strerror}); give the dataset's dataset.json") from error
+        raise DataError(f"{dataset_json}: cannot be read ({error.strerror}); give a dataset.json") from error
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{dataset_json}: is no dataset.json of nnU-Net ({error!r})") from error
 

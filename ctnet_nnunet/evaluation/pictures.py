@@ -26,7 +26,7 @@ COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0
 
 TRUTH_COLOUR = "#FFFFFF"
 PICTURE_WIDTH_INCH = 7.4
-SHOWN_PIXELS = 240
+SHOWN_PIXELS = 170
 """Slices are interpolated to about this many pixels on their longer side; viewers differ in how they enlarge."""
 
 _EDGE = [withStroke(linewidth=2.2, foreground="black", alpha=0.65)]
@@ -58,6 +58,7 @@ def contour_figure(view: View, structures: Sequence[Structure], structure: Struc
     limits = np.percentile(view.scan, (1.0, 99.5))
     for panel, picture in zip(axes, slices, strict=True):
         _draw_slice(panel, picture, structures, (float(limits[0]), float(limits[1])))
+        _scale_bar(panel, _extent_mm(picture), _round_length(min(widths)))
     return figure
 
 
@@ -83,7 +84,6 @@ def _draw_slice(panel: Axes, picture: Slice, structures: Sequence[Structure], li
     panel.set_axis_off()
     panel.set_anchor("C")
     _letters(panel, picture)
-    _scale_bar(panel, extent)
 
 
 def _extent_mm(picture: Slice) -> tuple[float, float, float, float]:
@@ -114,17 +114,22 @@ def _letters(panel: Axes, picture: Slice) -> None:
     places = ((0.03, 0.5, left), (0.97, 0.5, right), (0.5, 0.955, top), (0.5, 0.045, bottom))
     for x, y, text in places:
         panel.text(x, y, text, transform=panel.transAxes, ha="center", va="center", **_TEXT)
-    panel.text(0.03, 0.955, picture.plane, transform=panel.transAxes, ha="left", va="center", **{**_TEXT, "fontsize": 6.5})
+    panel.text(0.03, 0.955, picture.plane, transform=panel.transAxes, ha="left", va="center", **_SMALL)
 
 
-def _scale_bar(panel: Axes, extent: tuple[float, float, float, float]) -> None:
-    """A bar of a round number of mm, about a quarter of the picture's width, low on the right."""
+def _round_length(width: float) -> int:
+    """The longest round number of mm that is no more than a third of ``width``."""
+    return max((n for n in (1, 2, 5, 10, 20, 50, 100) if n <= width / 3), default=1)
+
+
+def _scale_bar(panel: Axes, extent: tuple[float, float, float, float], length: int) -> None:
+    """A bar of ``length`` mm low on the right; all panels of a figure have one scale and one length."""
     width, height = extent[1], extent[2]
-    length = max((n for n in (1, 2, 5, 10, 20, 50, 100) if n <= width * 0.3), default=1)
     right, y = width * 0.96, height * 0.96
     panel.plot([right - length, right], [y, y], color="white", linewidth=1.6, path_effects=_EDGE, solid_capstyle="butt")
     place = (right - length / 2, y - 0.018 * height)
-    panel.text(*place, f"{length} mm", ha="center", va="bottom", **{**_TEXT, "fontsize": 6.5})
+    panel.text(*place, f"{length} mm", ha="center", va="bottom", **_SMALL)
 
 
 _TEXT: dict[str, Any] = {"color": "white", "fontsize": 8.5, "path_effects": _EDGE}
+_SMALL: dict[str, Any] = {**_TEXT, "fontsize": 6.5}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ctnet_nnunet.evaluation.pictures import PICTURE_WIDTH_INCH
 from ctnet_nnunet.evaluation.training_history import History
@@ -61,5 +62,5 @@ def _sober(panel: Axes) -> None:
     for side in ("left", "bottom"):
         panel.spines[side].set_color("#999999")
     panel.tick_params(labelsize=7, colors=INK, length=2.5, color="#999999")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     panel.grid(axis="y", color="#E4E4E4", linewidth=0.6)

@@ -64,9 +64,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def _from_logging(logged: dict[str, Any], name: str) -> History:
-    return History(
-        name, _numbers(logged.get("train_losses")), _numbers(logged.get("val_losses")), _numbers(logged.get("mean_fg_dice"))
-    )
+    train, validation, score = (_numbers(logged.get(key)) for key in ("train_losses", "val_losses", "mean_fg_dice"))
+    return History(name, train, validation, score)
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

@@ -126,7 +126,7 @@ def _crop_box(view: View, structures: Sequence[Structure]) -> tuple[slice, slice
     found = []
     for axis, spacing in enumerate(view.spacing):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(hit[0]), int(hit[-1])) if hit.size else (0, mask.shape[axis] - 1)
         margin = int(np.ceil(MARGIN_MM / spacing))
-        size = mask.shape[axis]
-        found.append(slice(max(0, int(hit[0]) - margin), min(size, int(hit[-1]) + 1 + margin)) if hit.size else slice(0, size))
+        found.append(slice(max(0, first - margin), min(mask.shape[axis], last + 1 + margin)))
     return found[0], found[1], found[2]

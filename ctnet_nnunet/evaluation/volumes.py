@@ -51,7 +51,8 @@ def read_volume(path: Path) -> Volume:
         reader.ReadImageInformation()
         size = reader.GetSize()
         if len(size) not in (2, 3) or reader.GetNumberOfComponents() != 1:
-            raise DataError(f"{path}: size {size}, {reader.GetNumberOfComponents()} values a voxel; want a 2D or 3D scan")
+            values = reader.GetNumberOfComponents()
+            raise DataError(f"{path}: size {size}, {values} values a voxel; give a 2D or 3D scan of one channel")
         if int(np.prod(size, dtype=object)) > MAX_VOXELS:
             raise DataError(f"{path}: the header declares {size} voxels; the file is broken or not an image")
         return Volume(path, reader.Execute())
@@ -91,7 +92,7 @@ def require_same_grid(first: Volume, second: Volume) -> None:
     distance = float(np.abs(_corners(a) - _corners(b)).max())
     if distance > GRID_TOLERANCE_MM:
         raise DataError(
-            f"{second.path}: its grid lies up to {distance:.3g} mm from that of {first.path}; resample one onto the other"
+            f"{second.path}: its grid lies up to {distance:.3g} mm off {first.path}; resample one onto the other"
         )
 
 

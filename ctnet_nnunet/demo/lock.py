@@ -1,0 +1,40 @@
+"""One demo at a time in a folder, also while commands of a demo that was killed are still running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ctnet_nnunet.errors import SetupError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there, nothing is promised
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[int]:
+    """Hold ``folder/.lock`` and yield its file descriptor, which child processes are to inherit.
+
+    The lock belongs to the open file and not to a process: it is free when the last process that has it open ends. So
+    a training that outlived a killed demo still keeps a second one out.
+
+    Raises:
+        SetupError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise SetupError(
+                    f"{folder}: a demo or one of its commands still runs there; wait, end it, or give another --out"
+                ) from error
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,101 @@
+"""One command in a process of its own, its output in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctnet_nnunet.errors import SetupError
+
+POLL_SECONDS = 0.25
+TERMINATION_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and with what surroundings commands run; ``inherited`` is a file descriptor that children keep open."""
+
+    folder: Path
+    environment: dict[str, str]
+    inherited: int | None = None
+
+
+def find_program(name: str) -> str:
+    """The program of this Python installation, whatever comes first on PATH.
+
+    Raises:
+        SetupError: if it is installed in neither place.
+    """
+    # The folder of sys.executable is not resolved: in a virtual environment it is a link to another installation.
+    beside = shutil.which(name, path=str(Path(sys.executable).parent))
+    found = beside or shutil.which(name)
+    if found is None:
+        raise SetupError(f"the command {name} is not installed beside {sys.executable}; install ctnet_nnunet there")
+    return found
+
+
+def run_command(
+    command: tuple[str, ...], workplace: Workplace, log: Path, while_running: Callable[[], None]
+) -> tuple[float, int]:
+    """Run ``command`` to its end; returns seconds and exit status (negative: the signal that ended it).
+
+    ``while_running`` is called a few times a second. If this process is interrupted, the command and all its
+    children are ended first: none is left behind to write into the folder.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [find_program(command[0]), *command[1:]],
+            cwd=workplace.folder,
+            env=workplace.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=() if workplace.inherited is None else (workplace.inherited,),
+        )
+        try:
+            while True:
+                try:
+                    status = process.wait(POLL_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    while_running()
+        except BaseException:
+            _end(process)
+            raise
+    return time.monotonic() - started, status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _signal_group(process, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(TERMINATION_SECONDS)
+    # Worker processes may outlive their parent: the whole group goes, also when the parent has ended.
+    _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, number)
+        else:
+            process.terminate()
+    except ProcessLookupError:
+        pass
+
+
+def last_lines(log: Path, count: int = 15) -> list[str]:
+    """The last lines of a log that hold text."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return [line.rstrip() for line in lines if line.strip()][-count:]
