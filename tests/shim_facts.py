@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-
 # nnU-Net's finder prints; the facts go to a stream of their own.
 SCRIPT = """
 import importlib, json, os, pickle, sys
@@ -40,9 +38,8 @@ def look_up(names: list[str], shim_folder: Path, environ: dict[str, str] | None 
         AssertionError: the process failed; its error output is the message.
     """
     env = {**os.environ, **(environ or {}), "nnUNet_extTrainer": str(shim_folder)}
-    process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *names], env=env, cwd=Path(sys.prefix), capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", SCRIPT, *names]
+    process = subprocess.run(command, env=env, cwd=sys.prefix, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     facts: dict[str, Any] = json.loads(process.stdout)
     return facts

@@ -101,8 +101,9 @@ def test_the_metadata_bounds_nnunet_and_names_the_command(wheel: Path, members: 
 @pytest.mark.parametrize("kind", ["wheel", "present installation"])
 def test_presets_are_readable_as_package_resources(kind: str, installed: Path, tmp_path: Path) -> None:
     script = (
-        "import json, importlib.resources as r, ctnet_nnunet.plans as p; f = r.files('ctnet_nnunet.plans');"
-        "print(json.dumps([p.__file__, {x.name: json.loads(x.read_text()) for x in f.iterdir() if x.name.endswith('.json')}]))"
+        "import json, importlib.resources as r, ctnet_nnunet.plans as p;"
+        "texts = {x.name: x.read_text() for x in r.files('ctnet_nnunet.plans').iterdir() if x.name.endswith('.json')};"
+        "print(json.dumps([p.__file__, {name: json.loads(text) for name, text in texts.items()}]))"
     )
     environ = {**os.environ, "PYTHONPATH": str(installed)} if kind == "wheel" else dict(os.environ)
     process = subprocess.run(

@@ -108,7 +108,8 @@ def test_an_unknown_shell_is_one_line_and_status_2() -> None:
     process = _ctnet("env", "--shell", "tcsh")
     assert process.returncode == 2
     assert process.stdout == ""
-    assert process.stderr == "ctnet: error: unknown shell 'tcsh' in --shell; choose one of bash, zsh, fish, powershell\n"
+    message = "unknown shell 'tcsh' in --shell; choose one of bash, zsh, fish, powershell"
+    assert process.stderr == f"ctnet: error: {message}\n"
 
 
 def test_only_the_line_on_stdout_and_other_folders_kept() -> None:
