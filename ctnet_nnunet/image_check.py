@@ -150,7 +150,7 @@ def _read_voxels(path: Path) -> np.ndarray:
             image: sitk.Image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise DataError(f"{path}: the voxels cannot be read ({_last_line(error)})") from error
-    array: np.ndarray = sitk.GetArrayViewFromImage(image)
+    array: np.ndarray = sitk.GetArrayFromImage(image)
     return array
 
 

@@ -1,8 +1,8 @@
 """What a NIfTI file promises, read from its first bytes, and whether the rest of the file keeps it.
 
 ITK reads a truncated, corrupted or lying NIfTI file without a word: missing voxels become whatever lies in memory,
-and a zero spacing becomes 1 mm. Here the raw header is judged before anything repairs it, and a compressed file is
-decompressed once as a stream, never further than its header says, so that its checksum is seen.
+NaN becomes 0, and a zero spacing becomes 1 mm. Here the raw header is judged before anything repairs it, and the
+voxels are read once as a stream, never further than the header says, so that checksum and NaN are seen.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from ctnet_nnunet.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 _HEADER_BYTES = 544  # the larger of NIfTI-1 (348) and NIfTI-2 (540), with the extension flag
@@ -24,10 +28,16 @@ _DEFLATE_LIMIT = 1032
 
 @dataclass(frozen=True)
 class NiftiPromise:
-    """The declared grid of a NIfTI file: ``size`` in file order (x, y, z), ``expected_bytes`` uncompressed in all."""
+    """The declared voxels of a NIfTI file: ``size`` in file order (x, y, z), ``offset`` in uncompressed bytes."""
 
     size: tuple[int, ...]
-    expected_bytes: int
+    offset: int
+    dtype: np.dtype
+
+    @property
+    def expected_bytes(self) -> int:
+        """Length of the uncompressed file."""
+        return self.offset + math.prod(self.size) * self.dtype.itemsize
 
 
 def is_nifti(path: Path) -> bool:
@@ -54,37 +64,55 @@ def read_promise(path: Path) -> NiftiPromise:
     dtype = _voxel_type(path, header)
     if not math.isfinite(float(header["vox_offset"])) or float(header["vox_offset"]) < 0:
         raise DataError(f"{path}: the header places the voxels at byte {header['vox_offset']}; export the scan again")
-    promise = NiftiPromise(size, int(header["vox_offset"]) + math.prod(size) * dtype)
+    promise = NiftiPromise(size, int(header["vox_offset"]), dtype)
     _check_length(path, promise)
     return promise
 
 
 def check_stream(path: Path, promise: NiftiPromise) -> None:
-    """Decompress a ``.nii.gz`` once, a megabyte at a time, up to the promised length.
+    """Read the file once, a megabyte at a time and never further than promised.
 
     Raises:
-        DataError: the compressed data end early or are corrupt.
+        DataError: the data end early or are corrupt; a voxel is NaN or infinite.
     """
-    if not path.name.lower().endswith(".gz"):
-        return
-    total = 0
+    total = bad = 0
     try:
-        with gzip.open(path, "rb") as stream:
-            # One block beyond the promise reaches the checksum of an honest file and no further into a bomb.
-            while total <= promise.expected_bytes + _BLOCK and (block := stream.read(_BLOCK)):
+        with _open(path) as stream:
+            total = len(stream.read(promise.offset))
+            while total < promise.expected_bytes and (
+                block := stream.read(min(_BLOCK, promise.expected_bytes - total))
+            ):
                 total += len(block)
+                bad += _count_not_finite(block, promise.dtype)
+            stream.read(_BLOCK)  # the checksum of a compressed file follows its last byte
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: the compressed data are damaged or cut off ({error}); copy the file again") from error
     if total < promise.expected_bytes:
         raise DataError(
             f"{path}: the header promises {promise.expected_bytes} bytes and the file holds {total}; copy it again"
         )
+    if bad:
+        # Judged here because ITK reads every such voxel of a NIfTI file as zero.
+        voxels = math.prod(promise.size)
+        raise DataError(f"{path}: {bad} of {voxels} voxels are NaN or infinite; repair or remove the scan")
+
+
+def _count_not_finite(block: bytes, dtype: np.dtype) -> int:
+    import numpy as np
+
+    if dtype.kind != "f":
+        return 0
+    values = np.frombuffer(block[: len(block) - len(block) % dtype.itemsize], dtype)
+    return int(values.size - np.isfinite(values).sum())
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def _first_bytes(path: Path) -> bytes:
     try:
-        compressed = path.name.lower().endswith(".gz")
-        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+        with _open(path) as stream:
             return stream.read(_HEADER_BYTES)
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); copy the file again") from error
@@ -115,17 +143,17 @@ def _check_axes(path: Path, header) -> None:  # type: ignore[no-untyped-def]
         raise DataError(f"{path}: the header's axes are not finite numbers; export the scan again")
 
 
-def _voxel_type(path: Path, header) -> int:  # type: ignore[no-untyped-def]
-    """Bytes per voxel; refuses colours and complex numbers."""
+def _voxel_type(path: Path, header) -> np.dtype:  # type: ignore[no-untyped-def]
+    """The voxels' type; refuses colours and complex numbers."""
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+        dtype: np.dtype = header.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
         raise DataError(f"{path}: the header declares an unknown voxel type ({error})") from error
     if dtype.kind not in "iuf" or dtype.itemsize < 1:
-        raise DataError(f"{path}: holds voxels of type {dtype}, wanted one real number per voxel; convert the scan")
-    return int(dtype.itemsize)
+        raise DataError(f"{path}: holds voxels of type {dtype}, wanted real numbers; convert the scan")
+    return dtype
 
 
 def _check_length(path: Path, promise: NiftiPromise) -> None:
