@@ -20,7 +20,8 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_ON = {
     ("pickle", "load"), ("pickle", "loads"), ("marshal", "load"), ("marshal", "loads"), ("dill", "load"),
     ("dill", "loads"), ("cloudpickle", "load"), ("cloudpickle", "loads"), ("joblib", "load"), ("shelve", "open"),
-    ("pydoc", "locate"), ("os", "system"), ("os", "popen"), ("hub", "load"), ("yaml", "load"), ("pandas", "read_pickle"), ("pd", "read_pickle"),
+    ("pydoc", "locate"), ("os", "system"), ("os", "popen"), ("hub", "load"), ("yaml", "load"),
+    ("pandas", "read_pickle"), ("pd", "read_pickle"),
 }  # fmt: skip
 FORBIDDEN_IMPORTS = {"pydoc", "dill", "shelve", "marshal", "runpy", "imp", "torch.hub"}
 

@@ -153,7 +153,14 @@ def test_the_scan_sees_each_of_these(snippet: str) -> None:
 
 @pytest.mark.parametrize(
     "snippet",
-    ["torch.load(path, weights_only=True)", "model.eval()", "json.load(file)", "re.compile('x')", "torch.compile(net)", "platform.system()"],
+    [
+        "torch.load(path, weights_only=True)",
+        "model.eval()",
+        "json.load(file)",
+        "re.compile('x')",
+        "torch.compile(net)",
+        "platform.system()",
+    ],
 )
 def test_the_scan_lets_these_pass(snippet: str) -> None:
     assert dangers(snippet) == []
