@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ctnet_nnunet.evaluation.cases import Evaluation
 from ctnet_nnunet.evaluation.metrics import Structure
@@ -76,8 +75,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(number=_number, duration=duration)
-    # The style sheet is part of this package; it is the only text that goes in as it is.
-    style = Markup((Path(__file__).parent / "templates" / "report.css").read_text())
+    style = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(r=report, style=style, **_tables(report.evaluation))
 
 

@@ -11,12 +11,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.image_check import check_integrity, read_image_header
 
 GRID_TOLERANCE_MM = 1e-2
 """Corners that lie closer than this are the same; rounding in headers stays far below, a shifted grid far above."""
-
-MAX_VOXELS = 2**31
-"""A header that declares more is taken for broken; it is refused before a voxel is read."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,17 @@ class Volume:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read an image of any format that SimpleITK knows; the header is checked before the voxels.
+    """Read a scan or label map; its header and its bytes are judged before the reader sees them.
 
     Raises:
-        DataError: if the file is missing, unreadable, not 2D or 3D, or declares an absurd size.
+        DataError: if the file is missing, broken, not 2D or 3D, or has several values a voxel.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    header = read_image_header(path)
+    if header.components != 1:
+        raise DataError(f"{path}: has {header.components} values a voxel; write one file per channel")
+    check_integrity(path)
     try:
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        if len(size) not in (2, 3) or reader.GetNumberOfComponents() != 1:
-            values = reader.GetNumberOfComponents()
-            raise DataError(f"{path}: size {size}, {values} values a voxel; give a 2D or 3D scan of one channel")
-        if int(np.prod(size, dtype=object)) > MAX_VOXELS:
-            raise DataError(f"{path}: the header declares {size} voxels; the file is broken or not an image")
-        return Volume(path, reader.Execute())
+        return Volume(path, sitk.ReadImage(str(path)))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace the file") from error

@@ -1,0 +1,50 @@
+"""Means over cases leave out what is not defined, and say over how many cases they are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+
+from ctnet_nnunet.evaluation.metrics import Scores
+from ctnet_nnunet.evaluation.statistics import mean_over_all, over_cases, over_structures, summarise
+
+
+def _scores(dice: float, hd95: float = 1.0) -> Scores:
+    return Scores(dice, hd95, 1.0, 1.0, 1.0)
+
+
+def test_summary_agrees_with_the_standard_library() -> None:
+    values = [0.91, 0.84, 0.77, 0.95]
+
+    summary = summarise(values)
+
+    assert (summary.mean, summary.sd, summary.n) == (
+        pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 4,
+    )  # fmt: skip
+
+
+def test_undefined_values_are_left_out() -> None:
+    summary = summarise([0.5, math.nan, 0.7])
+
+    assert (summary.mean, summary.n) == (pytest.approx(0.6), 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([], "–"), ([math.nan], "–"), ([0.5], "0.500"), ([0.4, 0.6], "0.500 ± 0.141")]
+)
+def test_text(values: list[float], text: str) -> None:
+    assert summarise(values).text(3) == text
+
+
+def test_tables() -> None:
+    table = {
+        "a": {"left": _scores(0.8), "right": _scores(0.6)},
+        "b": {"left": _scores(0.6, 3.0), "right": _scores(0.0, math.nan)},
+    }
+
+    assert over_cases(table, "left", "dice").mean == pytest.approx(0.7)
+    assert over_cases(table, "right", "hd95_mm").n == 1
+    assert over_structures(table, "a", "dice").mean == pytest.approx(0.7)
+    assert mean_over_all(table, "dice").mean == pytest.approx((0.7 + 0.3) / 2)
