@@ -32,8 +32,8 @@ class Schedule(BaseModel):
     """How one training runs.
 
     ``epochs`` of ``iterations`` steps and ``val_iterations`` validation steps; AdamW with ``learning_rate`` after
-    ``warmup_epochs`` of linear warm-up, and ``weight_decay``; ``batch_size`` None means the plan's; ``seed``;
-    a checkpoint at least every ``save_minutes``.
+    ``warmup_epochs`` of linear warm-up (None: a tenth of the epochs and at most 10, in pretraining 5 % of them), and
+    ``weight_decay``; ``batch_size`` None means the plan's; ``seed``; a checkpoint at least every ``save_minutes``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,7 +42,7 @@ class Schedule(BaseModel):
     iterations: Count
     val_iterations: Count
     learning_rate: Positive
-    warmup_epochs: NotNegative
+    warmup_epochs: NotNegative | None
     weight_decay: NotNegative
     batch_size: Count | None
     seed: CountOrZero
@@ -67,15 +67,22 @@ class _Transformer(BaseModel):
 
 
 class _Base(Schedule):
+    """The block without the tasks' options; ``mixed_precision``: bf16 autocast where the device has it."""
+
     preset: Literal["s", "m", "l", "identity"]
     transformer: _Transformer | None
     pretext: dict[str, NotNegative]
     pretrain: dict[str, Any]
+    mixed_precision: Annotated[bool, Field(strict=True)]
 
     def schedule(self, mode: Mode) -> Schedule:
         """The schedule of a training mode: for ``pretrain``, the shared keys under those of ``pretrain``."""
-        shared = {name: getattr(self, name) for name in Schedule.model_fields}
-        return Schedule(**shared, **{}) if mode == "supervised" else Schedule(**{**shared, **self.pretrain})
+        values = {name: getattr(self, name) for name in Schedule.model_fields}
+        if mode == "pretrain":
+            values |= self.pretrain
+        if values["warmup_epochs"] is None:
+            values["warmup_epochs"] = values["epochs"] / 20 if mode == "pretrain" else min(10, values["epochs"] / 10)
+        return Schedule(**values)
 
     def transformer_options(self) -> TransformerOptions | None:
         return None if self.transformer is None else self.transformer.options()

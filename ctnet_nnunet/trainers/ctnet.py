@@ -1,0 +1,135 @@
+"""``-tr nnUNetTrainerCTNet``: supervised training of CTNet, from any plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from ctnet_nnunet.architectures.from_plan import CTNET_CLASS_NAME, as_ctnet, network_from_plan
+from ctnet_nnunet.errors import DataError, PlanError
+from ctnet_nnunet.laterality import sided_labels
+from ctnet_nnunet.planning.options import read_options
+from ctnet_nnunet.trainers.lateral_mirroring import (
+    MirrorPlan,
+    direction_of,
+    plan_mirroring,
+    with_lateral_mirroring,
+)
+from ctnet_nnunet.trainers.resilient import ResilientTrainer
+from ctnet_nnunet.trainers.user_errors import reports_user_errors
+
+
+class nnUNetTrainerCTNet(ResilientTrainer):
+    """nnU-Net's loss, sampling and augmentation; CTNet, AdamW with warm-up, safe mirroring, safe checkpoints.
+
+    A U-Net plan (nnUNetPlans, ResEnc) is translated to CTNet; a CTNet plan is taken as it is.
+    """
+
+    @staticmethod
+    @reports_user_errors
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        configuration = configuration_manager.configuration
+        options = read_options(configuration.get("ctnet"), f"plans {plans_manager.plans['plans_name']}")
+        transformer = options.transformer_options()
+        architecture = as_ctnet(configuration["architecture"], configuration["patch_size"], transformer)
+        _refuse_stale(configuration, transformer)
+        return network_from_plan(architecture, num_input_channels, num_output_channels, enable_deep_supervision)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = _to(batch["target"], self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = self.loss(self.network(data), target)
+        return {"loss": self.optimise(loss)}
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        # Stock's step runs in fp16 on CUDA and in float32 elsewhere; the inner autocast of ours decides instead.
+        with self.autocast():
+            output: dict[str, Any] = super().validation_step(batch)
+        return output
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, tuple[int, ...]]:
+        rotation, dummy_2d, initial_patch_size, axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        self.mirroring = self._plan_mirroring(axes)
+        if self.mirroring.reason:
+            self.print_to_log_file(self.mirroring.reason)
+        self.inference_allowed_mirroring_axes = self.mirroring.plain_axes
+        return rotation, dummy_2d, initial_patch_size, self.mirroring.plain_axes
+
+    def _plan_mirroring(self, axes: Sequence[int]) -> MirrorPlan:
+        labels = {name: value for name, value in self.dataset_json["labels"].items() if name not in ("background", "ignore")}
+        return plan_mirroring(
+            axes,
+            len(self.configuration_manager.patch_size),
+            sided_labels(labels),
+            self.plans_manager.transpose_forward,
+            self._training_directions,
+        )
+
+    def _training_directions(self) -> Iterable[Sequence[float] | None]:
+        keys, _ = self.do_split()
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(keys))
+        for key in dataset.identifiers:
+            yield direction_of(dataset.load_case(key)[3])
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
+        """Stock's, with the mirror that swaps sides where it belongs."""
+        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        if self.mirroring.swap_axis is None:
+            return transforms
+        labels = {name: value for name, value in self.dataset_json["labels"].items() if name not in ("background", "ignore")}
+        return with_lateral_mirroring(transforms, self.mirroring.swap_axis, sided_labels(labels).pairs)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Stock's split, with an error instead of a stack of them when a fold is empty or names an unknown case."""
+        if self.dataset_class is None:
+            self._require_preprocessed()
+        train, validation = super().do_split()
+        present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        if unknown := sorted((set(train) | set(validation)) - present):
+            raise DataError(
+                f"splits_final.json, fold {self.fold}: case {unknown[0]} is not among the preprocessed cases "
+                f"({len(unknown)} such); correct the split or preprocess again"
+            )
+        if not train:
+            raise DataError(f"fold {self.fold}: no training case; correct splits_final.json")
+        return train, validation
+
+    @reports_user_errors
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        super().perform_actual_validation(save_probabilities)
+
+
+def _to(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    if isinstance(target, list):
+        return [item.to(device, non_blocking=True) for item in target]
+    return target.to(device, non_blocking=True)
+
+
+def _refuse_stale(configuration: dict[str, Any], transformer: Any) -> None:
+    """The transformer stands in the ``ctnet`` block and in ``arch_kwargs``; one edited without the other is refused."""
+    architecture = configuration["architecture"]
+    if architecture["network_class_name"] != CTNET_CLASS_NAME or "ctnet" not in configuration:
+        return
+    built = architecture["arch_kwargs"].get("transformer")
+    wanted = None if transformer is None else vars(transformer)
+    if (built is None) != (wanted is None) or any(built[key] != value for key, value in (wanted or {}).items()):
+        raise PlanError(
+            "plan: ctnet.transformer and architecture.arch_kwargs.transformer differ; change it with `ctnet plan --set "
+            "transformer.…`, not by hand"
+        )

@@ -1,0 +1,335 @@
+"""What every trainer of ours shares: options from the plan, bf16, AdamW, and a training that survives.
+
+A killed run resumes from an intact checkpoint not older than ``save_minutes``, in the middle of an epoch if need be,
+with optimiser, schedule and random generators; non-finite losses are skipped, counted and end the run when they
+persist; ``--c`` without a checkpoint is an error; a new training sets an old one's checkpoints aside.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+
+from ctnet_nnunet.checkpoints import random_state, read_checkpoint, restore_random_state, write_checkpoint
+from ctnet_nnunet.errors import CheckpointError, DataError, PlanError, SetupError, TrainingError
+from ctnet_nnunet.planning.options import Mode, read_options
+from ctnet_nnunet.precision import autocast, bfloat16_supported
+from ctnet_nnunet.trainers import stock_hooks
+from ctnet_nnunet.trainers.progress import TrainingProgress, readable
+from ctnet_nnunet.trainers.schedule import WarmupPolyScheduler, adamw
+from ctnet_nnunet.trainers.tensorboard import ScalarWriter
+from ctnet_nnunet.trainers.user_errors import reports_user_errors
+
+OWN_KEY = "ctnet"
+PLOT_SECONDS = 60.0
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+
+
+class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
+    """Base of the trainers; subclasses set ``mode`` and the hooks of their training."""
+
+    mode: ClassVar[Mode] = "supervised"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    clip_norm: ClassVar[float] = 12.0
+    non_finite_limit: ClassVar[int] = 25
+
+    @reports_user_errors
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (the base class's signature, verbatim)
+    ) -> None:
+        stock_hooks.install()
+        if configuration not in plans["configurations"]:
+            raise PlanError(
+                f"plans {plans['plans_name']}: no configuration {configuration!r}; it has {', '.join(plans['configurations'])}"
+            )
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SetupError("-device cuda: torch sees no GPU here; run with -device cpu, or see `ctnet doctor`")
+        # Stock takes this key out of the plans; only its command puts it in.
+        self.resuming = bool(plans.setdefault("continue_training", False))
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.options = read_options(self.configuration_manager.configuration.get("ctnet"), f"plans {plans['plans_name']}")
+        self.schedule = self.options.schedule(self.mode)
+        self._apply_schedule()
+        self.save_every = 10**9  # ours go by the clock
+        self._plot_now = self.logger.plot_progress_png
+        self.logger.plot_progress_png = self._plot_sometimes
+        self._plotted_at = self._saved_at = float("-inf")
+        self._epoch_outputs: list[dict[str, Any]] = []
+        self._non_finite_total = self._non_finite_in_a_row = 0
+        if device.type == "cuda" and bfloat16_supported(self.device):
+            self.grad_scaler = None  # bf16 has float32's range
+
+    def _apply_schedule(self) -> None:
+        self.initial_lr = self.schedule.learning_rate
+        self.weight_decay = self.schedule.weight_decay
+        self.num_epochs = self.schedule.epochs
+        self.num_iterations_per_epoch = self.schedule.iterations
+        self.num_val_iterations_per_epoch = self.schedule.val_iterations
+        if self.schedule.batch_size is not None:
+            self.configuration_manager.configuration["batch_size"] = self.schedule.batch_size
+
+    @reports_user_errors
+    def initialize(self) -> None:
+        self._require_preprocessed()
+        if self.resuming and not any((Path(self.output_folder) / name).is_file() for name in CHECKPOINTS):
+            raise CheckpointError(
+                f"--c: {self.output_folder} holds no checkpoint to continue from; check the fold and -p, or start without --c"
+            )
+        fold_number = self.fold if isinstance(self.fold, int) else 999
+        seed = self.schedule.seed + 1000 * fold_number + self.local_rank
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        super().initialize()
+
+    def _require_preprocessed(self) -> None:
+        if self.preprocessed_dataset_folder is None:
+            raise SetupError("nnUNet_preprocessed is not set; export it (`ctnet doctor` shows all three folders)")
+        folder = Path(self.preprocessed_dataset_folder)
+        if not folder.is_dir() or not any(folder.glob("*.b2nd")) and not any(folder.glob("*.npz")):
+            raise DataError(
+                f"{folder}: no preprocessed cases; run nnUNetv2_preprocess -d {int(self.plans_manager.dataset_name[7:10])} "
+                f"-plans_name {self.plans_manager.plans_name} -c {self.configuration_name}"
+            )
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyScheduler]:
+        optimizer = adamw(self._optimised_modules(), self.schedule, self.betas)
+        return optimizer, WarmupPolyScheduler(
+            optimizer, self.schedule.learning_rate, self.schedule.epochs, self.schedule.warmup_epochs or 0
+        )
+
+    def _optimised_modules(self) -> list[nn.Module]:
+        return [self.network]
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the device has it (fp16 on older GPUs), unless the plan turns it off."""
+        return autocast(self.device, self.options.mixed_precision)
+
+    def optimise(self, loss: Tensor) -> float:
+        """One optimiser step; a non-finite loss or gradient is skipped and counted. Returns the loss, nan if skipped.
+
+        Raises:
+            TrainingError: If it happens too often in a row.
+        """
+        value = float(loss.detach())
+        finite = self._agree(np.isfinite(value))
+        if finite:
+            finite = self._backward_and_step(loss)
+        if finite:
+            self._non_finite_in_a_row = 0
+            return value
+        self.optimizer.zero_grad(set_to_none=True)
+        self._non_finite_total += 1
+        self._non_finite_in_a_row += 1
+        if self._non_finite_in_a_row >= self.non_finite_limit:
+            raise TrainingError(
+                f"{self.output_folder}: loss not finite {self._non_finite_in_a_row} times in a row in epoch "
+                f"{self.current_epoch}; lower learning_rate (ctnet plan --set), or set mixed_precision=false; the "
+                "last checkpoint is intact"
+            )
+        return float("nan")
+
+    def _backward_and_step(self, loss: Tensor) -> bool:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            self.grad_scaler.step(self.optimizer)  # skips by itself when a gradient overflowed
+            self.grad_scaler.update()
+            return True
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if not torch.isfinite(norm):
+            return False
+        self.optimizer.step()
+        return True
+
+    def _agree(self, finite: bool) -> bool:
+        """Under DDP all ranks skip when one must, else their collectives would no longer match."""
+        if not self.is_ddp:
+            return bool(finite)
+        flag = torch.tensor(float(finite), device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
+        return bool(flag.item() > 0)
+
+    @reports_user_errors
+    def run_training(self) -> None:
+        """Stock's loop, with progress, checkpoints by the clock and a start in the middle of an epoch."""
+        self._set_old_training_aside()
+        self.on_train_start()
+        if not self.resuming:
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        done = self.current_epoch * self.num_iterations_per_epoch + len(self._epoch_outputs)
+        total = self.num_epochs * self.num_iterations_per_epoch
+        label = f"{self.__class__.__name__} fold {self.fold}"
+        with TrainingProgress(label, total, done, self.local_rank == 0) as progress:
+            self.progress = progress
+            for _ in range(self.current_epoch, self.num_epochs):
+                self._run_epoch(progress)
+        self.on_train_end()
+
+    def _run_epoch(self, progress: TrainingProgress) -> None:
+        self.on_epoch_start()
+        self.on_train_epoch_start()
+        while len(self._epoch_outputs) < self.num_iterations_per_epoch:
+            output = self.train_step(next(self.dataloader_train))
+            self._epoch_outputs.append(output)
+            progress.update(self.current_epoch, self.num_epochs, float(output["loss"]))
+            self._save_by_the_clock()
+        self.on_train_epoch_end(self._epoch_outputs)
+        with torch.no_grad():
+            self.on_validation_epoch_start()
+            validation = [
+                self.validation_step(next(self.dataloader_val)) for _ in range(self.num_val_iterations_per_epoch)
+            ]
+            self.on_validation_epoch_end(validation)
+        self._epoch_outputs = []
+        self.on_epoch_end()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        finite = [output for output in train_outputs if np.isfinite(output["loss"])] or train_outputs
+        super().on_train_epoch_end(finite)
+        if self._non_finite_total:
+            self.print_to_log_file(f"{self._non_finite_total} steps skipped so far: loss or gradient not finite")
+
+    def on_epoch_end(self) -> None:
+        epoch = self.current_epoch
+        super().on_epoch_end()
+        remaining = readable(self.progress.remaining_seconds()) if hasattr(self, "progress") else "?"
+        self.print_to_log_file(f"epoch {epoch + 1}/{self.num_epochs} done, {remaining} left")
+        if self.local_rank == 0:
+            self._scalars().write(self.epoch_scalars(), epoch)
+        self._save_by_the_clock()
+
+    def epoch_scalars(self) -> dict[str, float]:
+        """What TensorBoard shows of the last epoch."""
+        names = ("train_losses", "val_losses", "mean_fg_dice", "lrs")
+        return {name: float(self.logger.get_value(name, -1)) for name in names}
+
+    def _scalars(self) -> ScalarWriter:
+        if not hasattr(self, "_scalar_writer"):
+            self._scalar_writer = ScalarWriter(Path(self.output_folder) / "tensorboard")
+        return self._scalar_writer
+
+    def _plot_sometimes(self, output_folder: str) -> None:
+        """progress.png takes seconds to draw, so not behind every short epoch, but always behind the last."""
+        last = self.current_epoch >= self.num_epochs - 1
+        if last or time.monotonic() - self._plotted_at >= PLOT_SECONDS:
+            self._plot_now(output_folder)
+            self._plotted_at = time.monotonic()
+
+    def _save_by_the_clock(self) -> None:
+        if time.monotonic() - self._saved_at >= 60 * self.schedule.save_minutes:
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+
+    def _set_old_training_aside(self) -> None:
+        """A new training in the folder of an old one moves its checkpoints, so that neither is lost nor mixed up."""
+        old = [Path(self.output_folder) / name for name in CHECKPOINTS]
+        old = [file for file in old if file.is_file()]
+        if self.resuming or not old or self.local_rank != 0 or self.disable_checkpointing:
+            return
+        target = Path(self.output_folder) / f"previous_{datetime.now():%Y%m%d_%H%M%S}"
+        target.mkdir()
+        for file in old:
+            file.rename(target / file.name)
+        self.print_to_log_file(f"an older training's checkpoints were moved to {target}")
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint that stock nnU-Net reads, atomically, of CPU tensors and plain types."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        # Behind an epoch stock counts it as done; in the middle of one, or at the start, it is still to do.
+        final = Path(filename).name == "checkpoint_final.pth"
+        in_epoch = not final and len(self._epoch_outputs) < self.num_iterations_per_epoch and not self._epoch_closing()
+        write_checkpoint(self._checkpoint(self.current_epoch + (0 if in_epoch else 1)), Path(filename))
+        if Path(filename).name == "checkpoint_latest.pth":
+            self._saved_at = time.monotonic()
+
+    def _epoch_closing(self) -> bool:
+        """Whether stock's ``on_epoch_end`` is saving: the epoch is logged as ended, but not yet counted."""
+        return len(self.logger.get_value("epoch_end_timestamps", None)) > self.current_epoch
+
+    def _checkpoint(self, next_epoch: int) -> dict[str, Any]:
+        logging = {key: values[:next_epoch] for key, values in self.logger.get_checkpoint().items()}
+        return {
+            "network_weights": self.transferable_network().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": None if self.grad_scaler is None else self.grad_scaler.state_dict(),
+            "logging": logging,
+            "_best_ema": self._best_ema,
+            "current_epoch": next_epoch,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": self.__class__.__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            OWN_KEY: {
+                "epoch_outputs": self._epoch_outputs if next_epoch == self.current_epoch else [],
+                "random_state": random_state(),
+                "non_finite_total": self._non_finite_total,
+                **self.extra_state(),
+            },
+        }
+
+    def transferable_network(self) -> nn.Module:
+        """The network whose weights other trainers load."""
+        return stock_hooks.unwrapped(self.network)
+
+    def extra_state(self) -> dict[str, Any]:
+        """State beyond the network and the optimiser, kept under a key of our own."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`extra_state` gave."""
+
+    @reports_user_errors
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Continue from a checkpoint: network, optimiser, schedule, log, random generators, place in the epoch."""
+        if not self.was_initialized:
+            self.initialize()
+        source = filename_or_checkpoint
+        checkpoint = read_checkpoint(Path(source)) if isinstance(source, str) else source
+        network = self.transferable_network()
+        try:
+            network.load_state_dict(checkpoint["network_weights"])
+        except RuntimeError:
+            print(stock_hooks.difference_table(stock_hooks.compare_weights(network.state_dict(), checkpoint["network_weights"])))
+            raise CheckpointError(
+                f"{source}: written with another plan (table above); continue with the plans it was trained with"
+            ) from None
+        self.current_epoch = checkpoint["current_epoch"]
+        self.logger.load_checkpoint(checkpoint["logging"])
+        self._best_ema = checkpoint["_best_ema"]
+        self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
+        own = checkpoint.get(OWN_KEY, {})
+        self._epoch_outputs = [dict(output) for output in own.get("epoch_outputs", [])]
+        self._non_finite_total = own.get("non_finite_total", 0)
+        self.load_extra_state(own)
+        if "random_state" in own:
+            # Behind the making of the data loaders, which draws, so that a resumed run goes on where it stood.
+            self._after_train_start = functools.partial(restore_random_state, own["random_state"])
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        restore = getattr(self, "_after_train_start", None)
+        if restore is not None:
+            restore()

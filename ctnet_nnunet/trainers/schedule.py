@@ -1,0 +1,51 @@
+"""AdamW's parameter groups and the learning rate over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from ctnet_nnunet.planning.options import Schedule
+
+NOT_DECAYED = ("position_table", "mask_token")
+
+
+def adamw(modules: Iterable[nn.Module], schedule: Schedule, betas: tuple[float, float] = (0.9, 0.999)) -> AdamW:
+    """AdamW over the trainable parameters; norms, biases, position and mask tokens are not decayed."""
+    decayed: dict[int, nn.Parameter] = {}
+    others: dict[int, nn.Parameter] = {}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                free = parameter.ndim <= 1 or name.endswith(NOT_DECAYED)
+                (others if free else decayed)[id(parameter)] = parameter
+    groups = [
+        {"params": list(decayed.values()), "weight_decay": schedule.weight_decay},
+        {"params": list(others.values()), "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=schedule.learning_rate, betas=betas)
+
+
+class WarmupPolyScheduler(PolyLRScheduler):  # type: ignore[misc]
+    """Linear warm-up, then nnU-Net's polynomial decay over the epochs that are left."""
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, epochs: int, warmup_epochs: float) -> None:
+        self.warmup_epochs = min(warmup_epochs, epochs - 1)
+        super().__init__(optimizer, initial_lr, epochs)
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the rate of epoch ``current_step``, counted from 0."""
+        if current_step is None or current_step == -1:
+            current_step = self.ctr
+            self.ctr += 1
+        if current_step < self.warmup_epochs:
+            rate = self.initial_lr * (current_step + 1) / (self.warmup_epochs + 1)
+        else:
+            done = (current_step - self.warmup_epochs) / (self.max_steps - self.warmup_epochs)
+            rate = self.initial_lr * (1 - done) ** self.exponent
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
