@@ -75,7 +75,7 @@ def test_truncated(scan: Path, keep: int) -> None:
 
 
 def test_flipped_byte(scan: Path) -> None:
-    write_image(scan, np.random.default_rng(1).normal(size=(40, 30, 30)).astype(np.float32))
+    write_image(scan, np.random.default_rng(1).normal(size=(60, 60, 40)).astype(np.float32))
     raw = bytearray(scan.read_bytes())
     raw[-6] ^= 0xFF  # in the checksum; ITK reads the file without a word
     scan.write_bytes(bytes(raw))

@@ -65,6 +65,15 @@ def commit(partial: Path, folder: Path, case: str) -> None:
         os.replace(partial / (case + suffix), folder / (case + suffix))
 
 
+def sweep(folder: Path) -> None:
+    """Clear what killed commands left behind; waits for a case that another command is at."""
+    partial = folder / ".partial"
+    for leftover in sorted(partial.iterdir()) if partial.is_dir() else ():
+        with case_lock(folder, leftover.name) as held:
+            if held:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
 if sys.platform == "win32":
     import msvcrt
 

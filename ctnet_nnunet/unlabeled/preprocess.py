@@ -11,7 +11,7 @@ from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.image_check import MAX_VOXELS
 from ctnet_nnunet.unlabeled.case import CaseWorker, Job, Outcome
 from ctnet_nnunet.unlabeled.cases import Listing, find_cases
-from ctnet_nnunet.unlabeled.commit import case_lock
+from ctnet_nnunet.unlabeled.commit import case_lock, sweep
 from ctnet_nnunet.unlabeled.records import is_current, remove_case, stored_cases
 from ctnet_nnunet.unlabeled.target import Target, locate
 from ctnet_nnunet.unlabeled.workers import Death, run_jobs
@@ -87,6 +87,7 @@ def preprocess_unlabeled(
             jobs.append(Job(case, tuple(files)))
     for job, result in run_jobs(CaseWorker(target, force, max_voxels), jobs, _processes(processes, len(jobs))):
         count(_bury(target, job, result) if isinstance(result, Death) else result)
+    sweep(target.folder)
     return summary
 
 
