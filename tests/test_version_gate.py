@@ -50,6 +50,27 @@ def test_missing_nnunet_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nnunet_version.installed_nnunet_version() is None
 
 
+@pytest.mark.parametrize("arguments", [["plan", "-d", "1"], ["preprocess-unlabeled", "-d", "1", "-c", "2d"], ["demo"]])
+def test_our_commands_end_in_the_sentence_and_status_2(
+    arguments: list[str], newer_nnunet: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "ctnet_nnunet.cli.main", *arguments]
+    process = subprocess.run(command, env=newer_nnunet, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.startswith("ctnet: error: nnunetv2 2.9.0 is installed")
+    assert len(process.stderr.splitlines()) == 1
+
+
+def test_trainers_refuse_before_they_import_nnunet(newer_nnunet: dict[str, str]) -> None:
+    script = (
+        "import sys\ntry:\n    import ctnet_nnunet.trainers.ctnet\n"
+        "except Exception as error:\n    print(type(error).__name__, 'nnunetv2' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    process = subprocess.run(command, env=newer_nnunet, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["SetupError", "False"]
+
+
 @pytest.fixture
 def newer_nnunet(tmp_path: Path) -> dict[str, str]:
     """Environment of a process in which the metadata of nnunetv2 says 2.9.0; its code is the installed one."""

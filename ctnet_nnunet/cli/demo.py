@@ -24,7 +24,9 @@ def demo(
     from ctnet_nnunet.demo.pipeline import StepFailedError
     from ctnet_nnunet.demo.run import run_demo
     from ctnet_nnunet.demo.settings import FULL, QUICK
+    from ctnet_nnunet.nnunet_version import require_supported_nnunet
 
+    require_supported_nnunet()
     console = Console()
     try:
         evaluation, report = run_demo(out, QUICK if quick else FULL, restart, console)

@@ -25,6 +25,9 @@ def preprocess_unlabeled(
     max_voxels: int | None = typer.Option(None, "--max-voxels", min=1, help="Refuse larger scans (default 1024^3)."),
 ) -> None:
     """Preprocess the unlabelled scans of nnUNet_raw/DATASET/imagesUn with the dataset's plans."""
+    from ctnet_nnunet.nnunet_version import require_supported_nnunet
+
+    require_supported_nnunet()
     from ctnet_nnunet.image_check import MAX_VOXELS
     from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled as run
 
