@@ -65,6 +65,9 @@ class PretextTask(nn.Module):
         """Run the network on what ``targets`` made; returns ``loss`` (scalar) and named metrics (scalars)."""
         raise NotImplementedError
 
+    def before_training(self, network: nn.Module) -> None:
+        """Called once before a new training, when the network may have been given weights (EMA teachers)."""
+
     def after_step(self, network: nn.Module, progress: float) -> None:
         """Called behind each optimiser step with the share of the training done, 0..1 (EMA teachers)."""
 
@@ -100,6 +103,12 @@ class PretextModel(nn.Module):
             outputs.update({f"{name}/{key}": value for key, value in result.items()})
         assert isinstance(total, Tensor)
         return {"loss": total, **outputs}
+
+    def before_training(self) -> None:
+        """Let every task start from the network as it is now."""
+        for task in self.tasks.values():
+            assert isinstance(task, PretextTask)
+            task.before_training(self.network)
 
     def after_step(self, progress: float) -> None:
         """Let every task follow the network (EMA teachers)."""

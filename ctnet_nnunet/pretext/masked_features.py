@@ -105,6 +105,10 @@ class MaskedFeatures(PretextTask):
             tokens = network.transformer.embed(features)  # type: ignore[union-attr, operator]
         return F.layer_norm(tokens.float(), tokens.shape[-1:]), tokens.float().std((0, 1)).mean()
 
+    def before_training(self, network: nn.Module) -> None:
+        if self.teacher is not None:
+            self.teacher.follow(network, momentum=0.0)
+
     def after_step(self, network: nn.Module, progress: float) -> None:
         if self.teacher is not None:
             self.teacher.follow(network, cosine_momentum(self.options.teacher_momentum, progress))

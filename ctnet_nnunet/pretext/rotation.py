@@ -43,6 +43,11 @@ class Rotation(PretextTask):
         super().__init__(network, context, options)
         self.turns = turns_for(context, options.rotations)
         self.crop = square_crop(context.inside_size, self.turns, _token_stride(network))
+        if 0 in self.crop:
+            raise PlanError(
+                f"ctnet option pretext: rotation needs scans of at least one token per axis, they have "
+                f"{list(context.inside_size)} voxels; leave it out: --set pretext='{{\"masked_features\":1}}'"
+            )
         dim = network.transformer.embed_dim  # type: ignore[union-attr]
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.turns)))
 

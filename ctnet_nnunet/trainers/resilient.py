@@ -84,17 +84,26 @@ class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     @reports_user_errors
     def initialize(self) -> None:
+        self.refuse_impossible_resume()
         self._require_preprocessed()
+        self.seed_everything()
+        super().initialize()
+
+    def refuse_impossible_resume(self) -> None:
+        """Raise CheckpointError for ``--c`` without a checkpoint, where stock would start anew."""
         if self.resuming and not any((Path(self.output_folder) / name).is_file() for name in CHECKPOINTS):
             raise CheckpointError(
-                f"--c: {self.output_folder} holds no checkpoint to continue from; check the fold and -p, or start without --c"
+                f"--c: {self.output_folder} holds no checkpoint to continue from; check the fold and -p, or start "
+                "without --c"
             )
+
+    def seed_everything(self) -> None:
+        """Seed the global generators; folds and ranks differ, so that an ensemble's members do."""
         fold_number = self.fold if isinstance(self.fold, int) else 999
         seed = self.schedule.seed + 1000 * fold_number + self.local_rank
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        super().initialize()
 
     def _require_preprocessed(self) -> None:
         if self.preprocessed_dataset_folder is None:

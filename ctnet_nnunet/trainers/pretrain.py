@@ -1,0 +1,239 @@
+"""``-tr nnUNetTrainerCTNetPretrain``: self-supervised pretraining on imagesUn and the images of the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ctnet_nnunet.pretext import PRETEXTS
+from ctnet_nnunet.pretext.base import PretextContext, PretextModel, build_pretext
+from ctnet_nnunet.pretext.masked_features import COLLAPSED_STD
+from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
+from ctnet_nnunet.trainers.pretrain_data import FixedBatches, PretrainLoader, inside_size, pretrain_transforms
+from ctnet_nnunet.trainers.user_errors import reports_user_errors
+from ctnet_nnunet.unlabeled.dataset import PooledDataset, check_unlabeled_folder, unlabeled_folder
+
+HOLD_OUT_FROM, HOLD_OUT_SHARE = 20, 0.05
+
+
+class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
+    """The pretext tasks of the plan's ``ctnet`` block on the CTNet that fine-tuning will use.
+
+    ``network_weights`` of its checkpoint are the network's own, so they load with stock ``-pretrained_weights``;
+    heads, EMA teacher and generator lie under a key of ours.
+    """
+
+    mode = "pretrain"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
+    clip_norm: ClassVar[float] = 1.0
+
+    @reports_user_errors
+    def initialize(self) -> None:
+        self.refuse_impossible_resume()
+        self._require_preprocessed()
+        self.seed_everything()
+        self._set_batch_size_and_oversample()
+        self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        self.num_input_channels = determine_num_input_channels(
+            self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        self.network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        ).to(self.device)
+        self.pool, self.held_out = self._pools()
+        self.context = self._context()
+        self.pretext = build_pretext(
+            PRETEXTS, self.network, self.context, self.options.pretext, self.options.model_dump()
+        ).to(self.device)
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        self.wrapped = self._wrapped(self.pretext)
+        self.generator = torch.Generator().manual_seed(self.schedule.seed + self.local_rank)
+        self.was_initialized = True
+
+    def _optimised_modules(self) -> list[nn.Module]:
+        return [self.pretext]
+
+    def _wrapped(self, pretext: PretextModel) -> nn.Module:
+        """Compile and DDP see the whole: network, heads and losses. The decoder gets no gradient here."""
+        wrapped: nn.Module = torch.compile(pretext) if self._do_i_compile() else pretext
+        if self.is_ddp:
+            devices = [self.local_rank] if self.device.type == "cuda" else None
+            wrapped = DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=True)
+        return wrapped
+
+    def _pools(self) -> tuple[PooledDataset, PooledDataset]:
+        """The scans to train on and those to watch the losses on; the same ones when there are few."""
+        labelled = Path(self.preprocessed_dataset_folder)
+        folder = unlabeled_folder(labelled.parent, self.configuration_manager.data_identifier)
+        name = self.plans_manager.dataset_name
+        command = (
+            f"ctnet preprocess-unlabeled -d {int(name[7:10])} -c {self.configuration_name} "
+            f"-p {self.plans_manager.plans_name}"
+        )
+        raw = Path(str(nnUNet_raw)) / name if nnUNet_raw.is_set() else None
+        check_unlabeled_folder(folder, self.plans_manager.plans, self.configuration_manager.configuration, command, raw)
+        keys = [] if self._has_no_labelled_cases() else self.do_split()[0]
+        pool, held_out = PooledDataset(labelled, keys, folder), PooledDataset(labelled, keys, folder)
+        if len(pool.identifiers) >= HOLD_OUT_FROM:
+            order = np.random.RandomState(self.schedule.seed).permutation(pool.identifiers).tolist()
+            count = max(1, round(HOLD_OUT_SHARE * len(order)))
+            held_out.identifiers, pool.identifiers = sorted(order[:count]), sorted(order[count:])
+        self.print_to_log_file(
+            f"pretraining on {len(pool.identifiers)} scans ({len(pool.unlabeled_identifiers)} unlabelled and "
+            f"{len(pool.labelled_identifiers)} images of fold {self.fold} before {len(held_out.identifiers)} were set "
+            "aside to watch the losses)"
+            if len(pool.identifiers) != len(held_out.identifiers)
+            else f"pretraining on {len(pool.identifiers)} scans ({len(pool.unlabeled_identifiers)} unlabelled, "
+            f"{len(pool.labelled_identifiers)} images of fold {self.fold}); losses are watched on the same scans"
+        )
+        return pool, held_out
+
+    def _has_no_labelled_cases(self) -> bool:
+        return not self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+
+    def _context(self) -> PretextContext:
+        patch = tuple(self.configuration_manager.patch_size)
+        three_d = len(patch) == 3
+        transformer = getattr(self.network, "transformer_stage", None)
+        stride = [1] * len(patch)
+        if transformer is not None:
+            stride = [size // cells for size, cells in zip(patch, self.network.token_grid(patch), strict=True)]
+        return PretextContext(
+            patch_size=patch,
+            inside_size=inside_size(self.pool, patch, stride),
+            spacing=tuple(self.configuration_manager.spacing),
+            # nnU-Net reads arrays as (z, y, x); in scans in a canonical orientation z runs along the body.
+            axial_axis=list(self.plans_manager.transpose_forward).index(0) if three_d else None,
+            input_channels=self.num_input_channels,
+        )
+
+    def get_dataloaders(self) -> tuple[Any, FixedBatches]:
+        patch = self.configuration_manager.patch_size
+        _, dummy_2d, _, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        initial, transforms, inside_transforms = pretrain_transforms(
+            patch, dummy_2d, self.configuration_manager.use_mask_for_norm
+        )
+        inside = self.context.inside_size
+        train = PretrainLoader(
+            self.pool, self.batch_size, initial, patch, inside, self.label_manager, transforms, inside_transforms
+        )
+        watch = PretrainLoader(self.held_out, self.batch_size, patch, patch, inside, self.label_manager, None, None)
+        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.schedule.seed)
+        processes = get_allowed_n_proc_DA()
+        if processes == 0:
+            return SingleThreadedAugmenter(train, None), fixed
+        workers = NonDetMultiThreadedAugmenter(
+            train, None, processes, max(6, processes // 2), seeds=None,
+            pin_memory=self.device.type == "cuda", wait_time=0.002,
+        )  # fmt: skip
+        return workers, fixed
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if not self.resuming:
+            self.pretext.before_training()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Pretraining has no segmentation output to supervise."""
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.wrapped.train()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        prepared = self.pretext.prepare(self._on_device(batch), self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            outputs = self.wrapped(prepared)
+        loss = self.optimise(outputs["loss"])
+        if np.isfinite(loss):
+            done = self.current_epoch * self.num_iterations_per_epoch + len(self._epoch_outputs)
+            self.pretext.after_step(done / (self.num_epochs * self.num_iterations_per_epoch))
+        return {**_scalars(outputs), "loss": loss}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        self.train_metrics = _means(train_outputs)
+        self.print_to_log_file("train", _readable(self.train_metrics))
+
+    def on_validation_epoch_start(self) -> None:
+        self.pretext.eval()
+        self.validation_generator = torch.Generator().manual_seed(self.schedule.seed)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with self.autocast():
+            outputs = self.pretext(self.pretext.prepare(self._on_device(batch), self.validation_generator))
+        return _scalars(outputs)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        self.validation_metrics = _means(val_outputs)
+        self.print_to_log_file("watched", _readable(self.validation_metrics))
+        loss = self.validation_metrics["loss"]
+        # Stock keeps the checkpoint with the best mean_fg_dice; here accuracy, or a falling loss, is what is better.
+        surrogate = self.validation_metrics.get("rotation/accuracy", 1 / (1 + max(loss, 0.0)))
+        self.logger.log("mean_fg_dice", surrogate, self.current_epoch)
+        self.logger.log("dice_per_class_or_region", [surrogate], self.current_epoch)
+        self.logger.log("val_losses", loss, self.current_epoch)
+        spread = self.train_metrics.get("masked_features/token_std", 1.0)
+        if spread < COLLAPSED_STD:
+            self.print_to_log_file(
+                f"WARNING: the features have collapsed (token spread {spread:.1e} < {COLLAPSED_STD}): lower "
+                "pretrain.learning_rate or raise teacher_momentum"
+            )
+
+    def epoch_scalars(self) -> dict[str, float]:
+        watched = {f"watched/{name}": value for name, value in self.validation_metrics.items()}
+        return {**super().epoch_scalars(), **{f"train/{k}": v for k, v in self.train_metrics.items()}, **watched}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"pretext_state": self.pretext.tasks.state_dict(), "generator": self.generator.get_state()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self.pretext.tasks.load_state_dict(state["pretext_state"])
+        self.generator.set_state(state["generator"])
+
+    @reports_user_errors
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """No segmentation to validate; the way on is printed instead."""
+        file = Path(self.output_folder) / "checkpoint_final.pth"
+        self.print_to_log_file(
+            f"pretraining done; fine-tune with: nnUNetv2_train {int(self.plans_manager.dataset_name[7:10])} "
+            f"{self.configuration_name} FOLD -tr nnUNetTrainerCTNet -p {self.plans_manager.plans_name} "
+            f"-pretrained_weights {file}"
+        )
+
+    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return {
+            key: value.to(self.device, non_blocking=True)
+            for key, value in batch.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+
+def _scalars(outputs: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    return {name: float(value.detach()) for name, value in outputs.items()}
+
+
+def _means(outputs: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: float(np.nanmean(values)) for name, values in collate_outputs(outputs).items()}
+
+
+def _readable(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
