@@ -113,7 +113,7 @@ class TransformerResidual(nn.Module):
         self.embedding = conv_op(channels, options.embed_dim, 1)
         table = torch.empty(1, options.embed_dim, *[options.reference_grid] * self.dimensions)
         self.position_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-        rates = torch.linspace(0, options.drop_path, options.depth).tolist()
+        rates = [options.drop_path * index / max(options.depth - 1, 1) for index in range(options.depth)]
         self.blocks = nn.ModuleList(
             TransformerBlock(options.embed_dim, options.heads, options.mlp_ratio, rate) for rate in rates
         )
