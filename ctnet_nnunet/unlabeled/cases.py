@@ -58,7 +58,7 @@ def training_files(target: Target) -> dict[str, list[Path]]:
     """The labelled cases of the dataset with their image files, as nnU-Net finds them."""
     declared = target.dataset_json.get("dataset")
     if isinstance(declared, dict):
-        return {case: [target.raw / image for image in entry["images"]] for case, entry in declared.items()}
+        return {case: [target.raw / image for image in entry.get("images", ())] for case, entry in declared.items()}
     found = defaultdict[str, list[Path]](list)
     folder = target.raw / "imagesTr"
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -85,7 +85,7 @@ def _why_not_an_image(path: Path, file_ending: str) -> str:
 
 def _wanted_channels(target: Target, training: dict[str, list[Path]]) -> list[str]:
     """Channel numbers of a case. Colour images hold several channels a file, so the labelled cases tell."""
-    files = len(next(iter(training.values()))) if training else target.channels
+    files = len(next(iter(training.values()), ())) or target.channels
     return [f"{index:04d}" for index in range(files)]
 
 
@@ -110,8 +110,7 @@ def _same_file(file: Path, training: dict[str, list[Path]]) -> str | None:
     if not file.is_file():
         return None
     size = file.stat().st_size
-    for images in training.values():
-        image = images[0]
+    for image in (images[0] for images in training.values() if images):
         if image.is_file() and image.stat().st_size == size and filecmp.cmp(file, image, shallow=False):
             return image.name
     return None

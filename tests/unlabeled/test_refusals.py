@@ -148,3 +148,16 @@ def test_environment(dataset: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(SetupError, match="nnUNet_raw is not set"):
         run(dataset)
+
+
+def test_dataset_json_that_lists_its_cases(dataset: Planned) -> None:
+    """nnU-Net also takes the labelled cases from dataset.json; they may lie anywhere and are protected all the same."""
+    file = dataset.preprocessed / "dataset.json"
+    content = json.loads(file.read_text())
+    entry = {"images": ["imagesTr/tr_000_0000.nii.gz"], "label": "labelsTr/tr_000.nii.gz"}
+    file.write_text(json.dumps(content | {"dataset": {"un_002": entry}}))
+    shutil.copy(dataset.raw / "imagesTr" / "tr_000_0000.nii.gz", dataset.images_un / "un_001_0000.nii.gz")
+    summary = run(dataset)
+    assert summary.done == ["un_000"]
+    assert "same file as" in summary.failed["un_001"]
+    assert "labelled case" in summary.failed["un_002"]
