@@ -68,8 +68,9 @@ class CTNet(AbstractDynamicNetworkArchitectures):
 
     def _insert(self, options: dict[str, Any]) -> None:
         stage = options.pop("stage")
-        if not 0 <= stage < len(self.encoder.output_channels):
-            raise ValueError(f"transformer stage {stage} outside the {len(self.encoder.output_channels)} encoder stages")
+        stages = len(self.encoder.output_channels)
+        if not 0 <= stage < stages:
+            raise ValueError(f"transformer stage {stage} outside the {stages} encoder stages")
         try:
             parsed = TransformerOptions(**options)
         except TypeError as error:
