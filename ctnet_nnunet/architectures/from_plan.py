@@ -51,7 +51,8 @@ def network_from_plan(
         raise PlanError(
             f"plan: architecture.arch_kwargs do not fit {network_class.__name__}: {error}; plan again with `ctnet plan`"
         ) from error
-    return network.apply(network.initialize)
+    initialised: nn.Module = network.apply(network.initialize)  # type: ignore[arg-type] # a static method of the class
+    return initialised
 
 
 def as_ctnet(
@@ -97,13 +98,17 @@ def check_patch(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> N
     """Raise PlanError unless the plan has strides and the patch is divisible by their product on every axis."""
     strides = architecture.get("arch_kwargs", {}).get("strides")
     if not isinstance(strides, Sequence) or isinstance(strides, str) or not strides:
-        raise PlanError("plan: architecture.arch_kwargs has no strides; plan again with `ctnet plan` or nnU-Net's planner")
+        raise PlanError(
+            "plan: architecture.arch_kwargs has no strides; plan again with `ctnet plan` or nnU-Net's planner"
+        )
     try:
         total = cumulative_strides(strides)[-1]
     except (TypeError, ValueError):
         raise PlanError(f"plan: architecture.arch_kwargs.strides {strides!r} are not one list per stage") from None
     if len(total) != len(patch_size):
-        raise PlanError(f"plan: patch_size {list(patch_size)} has {len(patch_size)} axes, its strides have {len(total)}")
+        raise PlanError(
+            f"plan: patch_size {list(patch_size)} has {len(patch_size)} axes, its strides have {len(total)}"
+        )
     if any(size % stride for size, stride in zip(patch_size, total, strict=True)):
         raise PlanError(
             f"plan: patch_size {list(patch_size)} is not divisible by the cumulative strides {list(total)}; "
@@ -122,5 +127,6 @@ def _resolved_arguments(architecture: Mapping[str, Any]) -> dict[str, Any]:
         arguments[key] = OPERATORS[name]
     foreign = set(architecture.get("_kw_requires_import", ())) - {"conv_op", "norm_op", "dropout_op", "nonlin", "block"}
     if foreign or "block" in arguments:
-        raise PlanError(f"plan: arch_kwargs {sorted(foreign | ({'block'} & set(arguments)))} would import a class; not allowed")
+        named = sorted(foreign | ({"block"} & set(arguments)))
+        raise PlanError(f"plan: arch_kwargs {named} would import a class; not allowed")
     return arguments
