@@ -71,6 +71,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
+        self.hidden = hidden
         self.norm1 = nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
@@ -109,6 +110,7 @@ class TransformerResidual(nn.Module):
     def __init__(self, channels: int, conv_op: type[nn.Module], options: TransformerOptions) -> None:
         super().__init__()
         self.embed_dim = options.embed_dim
+        self.channels = channels
         self.dimensions = 3 if issubclass(conv_op, nn.Conv3d) else 2
         self.embedding = conv_op(channels, options.embed_dim, 1)
         table = torch.empty(1, options.embed_dim, *[options.reference_grid] * self.dimensions)
@@ -128,7 +130,7 @@ class TransformerResidual(nn.Module):
 
     def position(self, grid: Sequence[int]) -> Tensor:
         """The position table on ``grid``: (1, N, E), interpolated linearly from its fixed reference grid."""
-        table = self.position_table
+        table: Tensor = self.position_table
         if tuple(table.shape[2:]) != tuple(grid):
             mode = "trilinear" if self.dimensions == 3 else "bilinear"
             table = F.interpolate(table, size=tuple(grid), mode=mode, align_corners=False)
@@ -161,9 +163,9 @@ class TransformerResidual(nn.Module):
         and the projection count in full.
         """
         block = self.blocks[0] if len(self.blocks) else None
-        hidden = block.mlp[0].out_features if isinstance(block, TransformerBlock) else 0
+        hidden = block.hidden if isinstance(block, TransformerBlock) else 0
         per_token = len(self.blocks) * (8 * self.embed_dim + 2 * hidden) // 2
-        return prod(grid) * (per_token + self.embed_dim + self.embedding.in_channels)
+        return prod(grid) * (per_token + self.embed_dim + self.channels)
 
 
 def _initialise_linear(module: nn.Module) -> None:
