@@ -73,7 +73,7 @@ def _planner_value(key: str, value: Any) -> Any:
     good = isinstance(value, list) and len(value) in lengths
     if not good or not all(isinstance(item, kind) and not isinstance(item, bool) and item > 0 for item in value):
         example = "[40,56,40]" if key == "patch_size" else "[1.0,0.5,0.5]"
-        raise PlanError(f"--set {key}={value!r}: positive numbers, one per axis, are wanted, for example {key}={example}")
+        raise PlanError(f"--set {key}={value!r}: wants positive numbers, one per axis, for example {key}={example}")
     return value
 
 
