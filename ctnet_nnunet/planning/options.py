@@ -126,7 +126,8 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     pretrain = {key: value for key, value in preset.get("pretrain", {}).items() if key not in changes}
     merged["pretrain"] = {**pretrain, **(changes.get("pretrain") or {})}
     if isinstance(changes.get("transformer"), Mapping):
-        merged["transformer"] = {**(preset.get("transformer") or asdict(TransformerOptions())), **changes["transformer"]}
+        own = preset.get("transformer") or asdict(TransformerOptions())
+        merged["transformer"] = {**own, **changes["transformer"]}
     return merged
 
 
@@ -146,7 +147,8 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
     complete = merged_block(preset_block(block.get("preset", DEFAULT_PRESET)), block)
     _refuse_unknown(complete, CTNetOptions.model_fields, where)
     _refuse_unknown(complete["pretrain"], Schedule.model_fields, where, "pretrain.")
-    _refuse_unknown(complete["pretext"] if isinstance(complete["pretext"], Mapping) else {}, PRETEXTS, where, "pretext.")
+    if isinstance(complete["pretext"], Mapping):
+        _refuse_unknown(complete["pretext"], PRETEXTS, where, "pretext.")
     if isinstance(complete["transformer"], Mapping):
         _refuse_unknown(complete["transformer"], _Transformer.model_fields, where, "transformer.")
     try:
