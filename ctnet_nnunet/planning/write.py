@@ -195,7 +195,8 @@ def _refuse_change_under_models(file: Path, plans: dict[str, Any], force: bool) 
     old = load_json(str(file))
     for name, values in old["configurations"].items():
         new = plans["configurations"].setdefault(name, values)
-        if json.dumps(new, sort_keys=True) == json.dumps(values, sort_keys=True) or force or not nnUNet_results.is_set():
+        unchanged = json.dumps(new, sort_keys=True) == json.dumps(values, sort_keys=True)
+        if unchanged or force or not nnUNet_results.is_set():
             continue
         results = Path(str(nnUNet_results)) / plans["dataset_name"]
         if found := sorted(results.glob(f"*__{file.stem}__{name}/fold_*/checkpoint_*.pth")):
