@@ -27,7 +27,8 @@ def plan(
 
     written = write_plan(dataset, configuration, preset, gpu_memory, parse_assignments(assignments or []), name, force)
     for item in written.configurations:
-        size = "none" if item.transformer is None else f"{item.transformer['embed_dim']} wide, {item.transformer['depth']} blocks"
+        blocks = item.transformer
+        size = "none" if blocks is None else f"{blocks['embed_dim']} wide, {blocks['depth']} blocks"
         typer.echo(f"{item.name}: patch {item.patch_size}, batch {item.batch_size}, spacing {item.spacing} mm")
         typer.echo(f"  features {item.features}, transformer {size}")
         typer.echo(
