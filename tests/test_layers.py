@@ -36,10 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataset_conversion": {"conversion"},
     "evaluation": set(),
     "doctor": set(),
+    "benchmark": {"architectures", "pretext", "planning"},
     "demo": {"evaluation"},
-    "cli": {"trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor"},
+    "cli": {"trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"},
 }
-MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo"}
+MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark"}
 # dynamic_network_architectures is made of torch and timm; nothing of nnU-Net comes with it.
 PURE_LIBRARIES = {"torch", "numpy", "dynamic_network_architectures", "timm"}
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]

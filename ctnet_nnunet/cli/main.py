@@ -7,6 +7,7 @@ import sys
 import typer
 
 import ctnet_nnunet
+from ctnet_nnunet.cli import benchmark
 from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
@@ -39,6 +40,7 @@ def _root(
 app.command("env")(env)
 app.command("doctor")(doctor)
 app.command("plan")(plan)
+app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
 app.command("demo")(demo)
 
