@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
-    if value is None or isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins":
+    if value is None or (isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins"):
         return value
     if isinstance(value, np.generic):
         return value.item()
@@ -91,9 +91,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here: pickle, zip, runtime, end of file
         reason = "it holds Python objects" if "Unsupported" in str(error) or "Weights only" in str(error) else "broken"
-        raise CheckpointError(f"{file}: cannot be read as a checkpoint ({reason}); take another, or train it again") from error
+        remedy = "take another, or train it again"
+        raise CheckpointError(f"{file}: cannot be read as a checkpoint ({reason}); {remedy}") from error
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
-        raise CheckpointError(f"{file}: holds no network_weights, so it is no nnU-Net checkpoint; give a checkpoint_*.pth")
+        raise CheckpointError(f"{file}: holds no network_weights, so it is not nnU-Net's; give a checkpoint_*.pth")
     return checkpoint
 
 
@@ -137,7 +138,7 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
-        "numpy": (str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)),
         "python": random.getstate(),
     }
 

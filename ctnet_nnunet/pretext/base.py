@@ -150,5 +150,6 @@ def build_pretext(
                 "use a CTNet plan other than identity, or another task"
             )
         fields = task_class.Options.__dataclass_fields__
-        tasks[name] = task_class(network, context, task_class.Options(**{k: options[k] for k in fields if k in options}))
+        own_options = task_class.Options(**{field: options[field] for field in fields if field in options})
+        tasks[name] = task_class(network, context, own_options)
     return PretextModel(network, tasks, chosen)

@@ -56,7 +56,7 @@ class MaskedFeatures(PretextTask):
         self.options = options
         self.grid: tuple[int, ...] = network.token_grid(context.patch_size)  # type: ignore[operator]
         self.cell = tuple(size // count for size, count in zip(context.patch_size, self.grid, strict=True))
-        dim = network.transformer.embed_dim  # type: ignore[union-attr]
+        dim: int = network.transformer.embed_dim  # type: ignore[union-attr, assignment]
         voxels = math.prod(self.cell) * context.input_channels
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02))
         self.predictor = nn.Sequential(
@@ -67,7 +67,8 @@ class MaskedFeatures(PretextTask):
     def sample(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
         """``mask`` (B, *grid) bool, True where a token is hidden."""
         batch = views["augmented"].shape[0]
-        masks = [block_mask(self.grid, self.options.mask_ratio, self.options.mask_block, generator) for _ in range(batch)]
+        ratio, block = self.options.mask_ratio, self.options.mask_block
+        masks = [block_mask(self.grid, ratio, block, generator) for _ in range(batch)]
         return {"mask": torch.stack(masks)}
 
     def targets(self, views: Views, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ class Rotation(PretextTask):
                 f"ctnet option pretext: rotation needs scans of at least one token per axis, they have "
                 f"{list(context.inside_size)} voxels; leave it out: --set pretext='{{\"masked_features\":1}}'"
             )
-        dim = network.transformer.embed_dim  # type: ignore[union-attr]
+        dim: int = network.transformer.embed_dim  # type: ignore[union-attr, assignment]
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.turns)))
 
     def sample(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
@@ -106,7 +106,8 @@ def turns_for(context: PretextContext, rotations: int) -> list[Turn]:
         raise PlanError(f"ctnet option rotations: {rotations} is not 4 or 10")
     raise PlanError(
         f"ctnet option rotations: {rotations} classes need axes of equal spacing, the plan's are "
-        f"{[round(value, 3) for value in context.spacing]} mm; leave the task out: --set pretext='{{\"masked_features\":1}}'"
+        f"{[round(value, 3) for value in context.spacing]} mm; "
+        "leave the task out: --set pretext='{\"masked_features\":1}'"
     )
 
 

@@ -71,8 +71,12 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         self.inference_allowed_mirroring_axes = self.mirroring.plain_axes
         return rotation, dummy_2d, initial_patch_size, self.mirroring.plain_axes
 
+    def _structures(self) -> dict[str, Any]:
+        labels = self.dataset_json["labels"].items()
+        return {name: value for name, value in labels if name not in ("background", "ignore")}
+
     def _plan_mirroring(self, axes: Sequence[int]) -> MirrorPlan:
-        labels = {name: value for name, value in self.dataset_json["labels"].items() if name not in ("background", "ignore")}
+        labels = self._structures()
         return plan_mirroring(
             axes,
             len(self.configuration_manager.patch_size),
@@ -92,7 +96,7 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         if self.mirroring.swap_axis is None:
             return transforms
-        labels = {name: value for name, value in self.dataset_json["labels"].items() if name not in ("background", "ignore")}
+        labels = self._structures()
         return with_lateral_mirroring(transforms, self.mirroring.swap_axis, sided_labels(labels).pairs)
 
     def do_split(self) -> tuple[list[str], list[str]]:

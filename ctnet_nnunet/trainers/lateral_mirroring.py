@@ -69,10 +69,11 @@ def plan_mirroring(
     if not sides.any:
         return MirrorPlan(tuple(mirror_axes), None, "")
     axes = {None if direction is None else left_right_axis(direction) for direction in directions()}
-    if None in axes or len(axes) != 1:
-        why = "the cases differ in their orientation" if None not in axes else "a case has no usable orientation"
+    axis = axes.pop() if len(axes) == 1 else None
+    if axis is None:
+        why = "the cases differ in their orientation" if axes and None not in axes else "a case has no usable orientation"
         return MirrorPlan((), None, f"labels have sides and {why}: mirroring is off on every axis")
-    patch_axis = list(transpose_forward).index(axes.pop()) - (3 - patch_dimensions)
+    patch_axis = list(transpose_forward).index(axis) - (3 - patch_dimensions)
     if patch_axis not in mirror_axes:
         return MirrorPlan(tuple(mirror_axes), None, "labels have sides; left-right is not an axis of the patch")
     plain_axes = tuple(axis for axis in mirror_axes if axis != patch_axis)

@@ -77,7 +77,8 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
         ]
         image, padding = self._cut(data, start, self.patch_size)
         inside, _ = self._cut(data, inside_start, self.inside_size)
-        usable = all(size >= length for size, length in zip(shape, self.inside_size, strict=True)) and has_content(inside)
+        fits = all(size >= length for size, length in zip(shape, self.inside_size, strict=True))
+        usable = fits and has_content(inside)
         augmented = image if self.transforms is None else self.transforms(image=image, segmentation=padding)["image"]
         if self.inside_transforms is not None:
             everywhere = torch.zeros((1, *inside.shape[1:]), dtype=torch.int16)

@@ -42,8 +42,9 @@ def checked(original: Any) -> Any:
         missing_or_other = [item for item in compare_weights(wanted, weights) if item.wanted is not None]
         if missing_or_other:
             print(difference_table(missing_or_other))
+            count = f"{len(missing_or_other)} of {len(wanted)}"
             raise CheckpointError(
-                f"{fname}: {len(missing_or_other)} of {len(wanted)} tensors do not fit this plan's network (table above); "
+                f"{fname}: {count} tensors do not fit this plan's network (table above); "
                 "pretrain with the same -d, -p and configuration, or plan again"
             )
         # Handed over as a file of tensors alone, because the stock function would unpickle the original.
@@ -51,8 +52,8 @@ def checked(original: Any) -> Any:
             clean = Path(folder) / "network_weights.pth"
             torch.save({"network_weights": weights}, clean)
             original(network, str(clean), verbose=False)
-        loaded = [key for key in wanted if HEADS not in key]
-        print(f"pretrained weights: {len(loaded)} tensors from {fname}; {len(wanted) - len(loaded)} of the heads stay new")
+        loaded = sum(HEADS not in key for key in wanted)
+        print(f"pretrained weights: {loaded} tensors from {fname}; {len(wanted) - loaded} of the heads stay new")
 
     load_pretrained_weights.checks_first = True  # type: ignore[attr-defined]
     return load_pretrained_weights
