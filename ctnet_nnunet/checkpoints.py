@@ -138,7 +138,7 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
-        "numpy": (str(name), torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)),
+        "numpy": (str(name), torch.tensor(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)),
         "python": random.getstate(),
     }
 

@@ -135,8 +135,8 @@ class FeatureTeacher(nn.Module):
         for teacher, online in zip(self.modules_followed, _followed(network), strict=True):
             for mine, theirs in zip(teacher.parameters(), online.parameters(), strict=True):
                 mine.lerp_(theirs.detach(), 1 - momentum)
-            for mine, theirs in zip(teacher.buffers(), online.buffers(), strict=True):
-                mine.copy_(theirs)
+            for kept, current in zip(teacher.buffers(), online.buffers(), strict=True):
+                kept.copy_(current)
 
 
 def _followed(network: nn.Module) -> list[nn.Module]:
@@ -172,7 +172,7 @@ def cells(image: Tensor, cell: Sequence[int]) -> Tensor:
     """Cut an image (B, C, *patch) into the cells of the token grid: (B, N, C · prod(cell))."""
     batch, channels = image.shape[:2]
     for axis, edge in enumerate(cell):
-        image = image.unflatten(2 + 2 * axis, (-1, edge))
+        image = image.unflatten(2 + 2 * axis, (-1, edge))  # type: ignore[no-untyped-call]
     axes = len(cell)
     grid_axes = [2 + 2 * axis for axis in range(axes)]
     inner_axes = [3 + 2 * axis for axis in range(axes)]

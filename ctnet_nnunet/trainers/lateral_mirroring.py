@@ -71,7 +71,8 @@ def plan_mirroring(
     axes = {None if direction is None else left_right_axis(direction) for direction in directions()}
     axis = axes.pop() if len(axes) == 1 else None
     if axis is None:
-        why = "the cases differ in their orientation" if axes and None not in axes else "a case has no usable orientation"
+        differ = bool(axes) and None not in axes
+        why = "the cases differ in their orientation" if differ else "a case has no usable orientation"
         return MirrorPlan((), None, f"labels have sides and {why}: mirroring is off on every axis")
     patch_axis = list(transpose_forward).index(axis) - (3 - patch_dimensions)
     if patch_axis not in mirror_axes:

@@ -72,7 +72,9 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
 
     def _wrapped(self, pretext: PretextModel) -> nn.Module:
         """Compile and DDP see the whole: network, heads and losses. The decoder gets no gradient here."""
-        wrapped: nn.Module = torch.compile(pretext) if self._do_i_compile() else pretext
+        wrapped: nn.Module = pretext
+        if self._do_i_compile():
+            wrapped = torch.compile(pretext)  # type: ignore[assignment] # the stubs call it a function
         if self.is_ddp:
             devices = [self.local_rank] if self.device.type == "cuda" else None
             wrapped = DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=True)
@@ -114,7 +116,8 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         transformer = getattr(self.network, "transformer_stage", None)
         stride = [1] * len(patch)
         if transformer is not None:
-            stride = [size // cells for size, cells in zip(patch, self.network.token_grid(patch), strict=True)]
+            grid: tuple[int, ...] = self.network.token_grid(patch)  # type: ignore[operator]
+            stride = [size // cells for size, cells in zip(patch, grid, strict=True)]
         return PretextContext(
             patch_size=patch,
             inside_size=inside_size(self.pool, patch, stride),
