@@ -56,7 +56,7 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         return {"loss": self.optimise(loss)}
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        # Stock's step runs in fp16 on CUDA and in float32 elsewhere; the inner autocast of ours decides instead.
+        # Stock opens an autocast on CUDA only, without naming a type, so it takes over the type of this one.
         with self.autocast():
             output: dict[str, Any] = super().validation_step(batch)
         return output
