@@ -38,7 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": set(),
     "benchmark": {"architectures", "pretext", "planning"},
     "demo": {"evaluation"},
-    "cli": {"trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"},
+    "cli": {
+        *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark")
+    },
 }
 MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark"}
 # dynamic_network_architectures is made of torch and timm; nothing of nnU-Net comes with it.

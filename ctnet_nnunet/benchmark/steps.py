@@ -40,7 +40,8 @@ class Workload:
         dimensions = len(self.patch_size)
         _, strides, kernels, padded, _ = get_pool_and_conv_props([1.0] * dimensions, self.patch_size, 4, 999999)
         if tuple(int(size) for size in padded) != self.patch_size:
-            raise PlanError(f"--patch {list(self.patch_size)}: not divisible; the next that is: {[int(v) for v in padded]}")
+            nearest = [int(size) for size in padded]
+            raise PlanError(f"--patch {list(self.patch_size)}: not divisible; the next that is: {nearest}")
         stages, limit = len(strides), 320 if dimensions == 3 else 512
         arguments: dict[str, Any] = {
             "n_stages": stages,
@@ -77,7 +78,8 @@ def architecture_of(subject: str, workload: Workload) -> dict[str, Any]:
 def make_step(subject: str, workload: Workload, device: torch.device, compiled: bool, mixed: bool = True) -> Step:
     """One training step of a subject, with AdamW and random data, as a function without arguments."""
     torch.manual_seed(0)
-    network = network_from_plan(architecture_of(subject, workload), workload.channels, workload.classes, True).to(device)
+    architecture = architecture_of(subject, workload)
+    network = network_from_plan(architecture, workload.channels, workload.classes, True).to(device)
     image = torch.randn(workload.batch_size, workload.channels, *workload.patch_size, device=device)
     if subject == PRETRAIN:
         return _pretraining_step(network, image, workload, device, compiled, mixed)

@@ -39,7 +39,8 @@ def speed(
     from ctnet_nnunet.benchmark.steps import SUBJECTS, UNET, Workload, describe
 
     cuda = chosen.type == "cuda"
-    workload = Workload(_sizes(patch or ("128,128,128" if cuda else "48,64,64")), batch, features or (32 if cuda else 16))
+    sizes = _sizes(patch or ("128,128,128" if cuda else "48,64,64"))
+    workload = Workload(sizes, batch, features or (32 if cuda else 16))
     compiled = compiled and cuda
     typer.echo(f"{machine(chosen)}; {describe(workload)}; AdamW, {'compiled' if compiled else 'not compiled'}")
     timings = time_steps(SUBJECTS, workload, chosen, rounds, steps, compiled, lambda line: typer.echo(line, err=True))
@@ -49,13 +50,13 @@ def speed(
     for subject in SUBJECTS:
         middle, least, greatest = timings[subject].ratio(timings[UNET])
         seconds = sorted(timings[subject].seconds)[rounds // 2]
-        typer.echo(
-            f"| {subject} | {seconds:.4f} | {middle:.2f} ({least:.2f} to {greatest:.2f}) | {memory[subject] / 2**30:.2f} "
-            f"| {memory[subject] / memory[UNET]:.2f} |"
-        )
+        ratio = f"{middle:.2f} ({least:.2f} to {greatest:.2f})"
+        gigabytes, more = memory[subject] / 2**30, memory[subject] / memory[UNET]
+        typer.echo(f"| {subject} | {seconds:.4f} | {ratio} | {gigabytes:.2f} | {more:.2f} |")
     if out is not None:
         seconds_of = {subject: timing.seconds for subject, timing in timings.items()}
-        write_json(out, {"machine": machine(chosen), "workload": describe(workload), "seconds": seconds_of, "peak": memory})
+        measured = {"workload": describe(workload), "seconds": seconds_of, "peak": memory}
+        write_json(out, {"machine": machine(chosen), **measured})
 
 
 @app.command("memory")
@@ -78,9 +79,8 @@ def memory(device: Device = "cpu", out: Output = None) -> None:
         estimate = training_step_memory(architecture, workload.patch_size, 2, 1, workload.classes, mixed).total
         measured = peak_memory("CTNet-m", workload, chosen, compiled=False, mixed=mixed)
         rows.append({"patch": patch, "features": features, "estimate": estimate, "measured": measured})
-        typer.echo(
-            f"| {patch} | {features} | {estimate / 2**30:.2f} | {measured / 2**30:.2f} | {estimate / measured - 1:+.0%} |"
-        )
+        sizes = f"{estimate / 2**30:.2f} | {measured / 2**30:.2f}"
+        typer.echo(f"| {patch} | {features} | {sizes} | {estimate / measured - 1:+.0%} |")
     if out is not None:
         write_json(out, {"machine": machine(chosen), "rows": rows})
 
