@@ -50,7 +50,10 @@ def test_missing_nnunet_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nnunet_version.installed_nnunet_version() is None
 
 
-@pytest.mark.parametrize("arguments", [["plan", "-d", "1"], ["preprocess-unlabeled", "-d", "1", "-c", "2d"], ["demo"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["plan", "-d", "1"], ["preprocess-unlabeled", "-d", "1", "-c", "2d"], ["demo"], ["benchmark", "speed"]],
+)
 def test_our_commands_end_in_the_sentence_and_status_2(
     arguments: list[str], newer_nnunet: dict[str, str], tmp_path: Path
 ) -> None:
