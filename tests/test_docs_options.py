@@ -1,0 +1,34 @@
+"""docs/reference/options.md names every key of the ctnet block, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ctnet_nnunet.architectures.transformer import TransformerOptions
+from ctnet_nnunet.planning.options import CTNetOptions, preset_block
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
+
+
+def _documented() -> set[str]:
+    rows = [line.split("|")[1] for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    names: set[str] = set()
+    for row in rows:
+        for name in re.findall(r"`([\w.]+)`", row):
+            names.add("transformer" + name if name.startswith(".") else name)
+    return names
+
+
+def test_every_key_is_documented() -> None:
+    nested = {f"transformer.{name}" for name in TransformerOptions.__dataclass_fields__}
+    assert _documented() == (set(CTNetOptions.model_fields) - {"transformer"}) | nested
+
+
+def test_the_table_quotes_preset_m() -> None:
+    text = DOCUMENT.read_text()
+    block = preset_block("m")
+    assert f"| `epochs` | {block['epochs']} (`pretrain`: {block['pretrain']['epochs']}) |" in text
+    assert f"| `mask_ratio` | {block['mask_ratio']} |" in text
+    assert block["learning_rate"] == 3e-4 and "| `learning_rate` | 3e-4 (`pretrain`: 1e-4) |" in text
+    assert block["pretrain"]["learning_rate"] == 1e-4
