@@ -67,7 +67,7 @@ class CTNet(AbstractDynamicNetworkArchitectures):
             self._insert(dict(transformer))
 
     def _insert(self, options: dict[str, Any]) -> None:
-        stage = options.pop("stage")
+        stage = options.pop("stage", -1)
         stages = len(self.encoder.output_channels)
         if not 0 <= stage < stages:
             raise ValueError(f"transformer stage {stage} outside the {stages} encoder stages")

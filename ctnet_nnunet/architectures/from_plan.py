@@ -47,9 +47,10 @@ def network_from_plan(
         network = network_class(
             input_channels=input_channels, num_classes=num_classes, deep_supervision=deep_supervision, **arguments
         )
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PlanError(
-            f"plan: architecture.arch_kwargs do not fit {network_class.__name__}: {error}; plan again with `ctnet plan`"
+            f"plan: architecture.arch_kwargs do not fit {network_class.__name__}: {reason}; plan again (`ctnet plan`)"
         ) from error
     initialised: nn.Module = network.apply(network.initialize)  # type: ignore[arg-type] # a static method of the class
     return initialised
@@ -122,7 +123,7 @@ def _resolved_arguments(architecture: Mapping[str, Any]) -> dict[str, Any]:
         name = arguments.get(key)
         if name is None:
             continue
-        if name not in OPERATORS:
+        if not isinstance(name, str) or name not in OPERATORS:
             raise PlanError(f"plan: arch_kwargs.{key} {name!r} is not supported; use one of {sorted(OPERATORS)}")
         arguments[key] = OPERATORS[name]
     foreign = set(architecture.get("_kw_requires_import", ())) - {"conv_op", "norm_op", "dropout_op", "nonlin", "block"}

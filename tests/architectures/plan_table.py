@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from ctnet_nnunet.architectures.ctnet import CTNet
 from ctnet_nnunet.architectures.from_plan import as_ctnet, network_from_plan

@@ -129,7 +129,9 @@ def test_the_token_grid_is_the_real_one(plan: Plan) -> None:
     assert tuple(features.shape) == (1, network.encoder.output_channels[plan.stage], *plan.grid)
     tokens = network.transformer.embed(features)
     assert tuple(tokens.shape) == (1, int(np.prod(plan.grid)), SMALL.embed_dim)
-    assert network.transformer.residual(network.transformer.encode(tokens, plan.grid), plan.grid).shape == features.shape
+    assert (
+        network.transformer.residual(network.transformer.encode(tokens, plan.grid), plan.grid).shape == features.shape
+    )
 
 
 @over_plans
@@ -147,7 +149,10 @@ def test_the_memory_count_is_the_unets_and_the_transformers(plan: Plan) -> None:
     unet = stock_network(plan.unet_block(), plan)
     transformer = network.transformer.feature_map_size(plan.grid)
     assert transformer > 0
-    assert network.compute_conv_feature_map_size(plan.patch) == unet.compute_conv_feature_map_size(plan.patch) + transformer
+    assert (
+        network.compute_conv_feature_map_size(plan.patch)
+        == unet.compute_conv_feature_map_size(plan.patch) + transformer
+    )
 
 
 @pytest.mark.parametrize(("name", "other_patch"), [
