@@ -68,6 +68,12 @@ def write_checkpoint(checkpoint: Mapping[str, Any], file: Path) -> None:
         ) from error
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left of checkpoints that they were writing."""
+    for file in folder.glob(".checkpoint_*.partial"):
+        file.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":
         return

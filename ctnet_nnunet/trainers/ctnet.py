@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -15,6 +15,7 @@ from ctnet_nnunet.architectures.from_plan import CTNET_CLASS_NAME, as_ctnet, net
 from ctnet_nnunet.errors import DataError, PlanError
 from ctnet_nnunet.laterality import sided_labels
 from ctnet_nnunet.planning.options import read_options
+from ctnet_nnunet.trainers.data_check import Cases, check_batch, check_cases, highest_label
 from ctnet_nnunet.trainers.lateral_mirroring import (
     MirrorPlan,
     direction_of,
@@ -30,6 +31,8 @@ class nnUNetTrainerCTNet(ResilientTrainer):
 
     A U-Net plan (nnUNetPlans, ResEnc) is translated to CTNet; a CTNet plan is taken as it is.
     """
+
+    needs_labelled_cases: ClassVar[bool] = True
 
     @staticmethod
     @reports_user_errors
@@ -47,7 +50,21 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         _refuse_stale(configuration, transformer)
         return network_from_plan(architecture, num_input_channels, num_output_channels, enable_deep_supervision)
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        train, validation = super().get_tr_and_val_datasets()
+        self.highest_label = highest_label(self.label_manager)
+        self.check_cases(train)
+        if set(validation.identifiers) - set(train.identifiers):
+            self.check_cases(validation)
+        return train, validation
+
+    def check_cases(self, dataset: Cases) -> None:
+        """Refuse cases that cannot be learned from, before the first step."""
+        channels = self.dataset_json.get("channel_names", self.dataset_json.get("modality", {}))
+        check_cases(dataset, len(channels), f"{self.plans_manager.plans_name}, {self.configuration_name}")
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        check_batch(batch["data"], batch["target"], batch["keys"], self.highest_label)
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,7 +127,7 @@ class nnUNetTrainerCTNet(ResilientTrainer):
                 f"splits_final.json, fold {self.fold}: case {unknown[0]} is not among the preprocessed cases "
                 f"({len(unknown)} such); correct the split or preprocess again"
             )
-        if not train:
+        if not train and self.needs_labelled_cases:
             raise DataError(f"fold {self.fold}: no training case; correct splits_final.json")
         return train, validation
 

@@ -37,6 +37,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
     """
 
     mode = "pretrain"
+    needs_labelled_cases: ClassVar[bool] = False
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     clip_norm: ClassVar[float] = 1.0
 
@@ -93,6 +94,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         check_unlabeled_folder(folder, self.plans_manager.plans, self.configuration_manager.configuration, command, raw)
         keys = [] if self._has_no_labelled_cases() else self.do_split()[0]
         pool, held_out = PooledDataset(labelled, keys, folder), PooledDataset(labelled, keys, folder)
+        self.check_cases(pool)
         if len(pool.identifiers) >= HOLD_OUT_FROM:
             order = np.random.RandomState(self.schedule.seed).permutation(pool.identifiers).tolist()
             count = max(1, round(HOLD_OUT_SHARE * len(order)))

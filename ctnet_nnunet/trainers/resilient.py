@@ -19,7 +19,13 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from ctnet_nnunet.checkpoints import random_state, read_checkpoint, restore_random_state, write_checkpoint
+from ctnet_nnunet.checkpoints import (
+    random_state,
+    read_checkpoint,
+    remove_partial,
+    restore_random_state,
+    write_checkpoint,
+)
 from ctnet_nnunet.errors import CheckpointError, DataError, PlanError, SetupError, TrainingError
 from ctnet_nnunet.planning.options import Mode, read_options
 from ctnet_nnunet.precision import autocast, bfloat16_supported
@@ -179,6 +185,8 @@ class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
     @reports_user_errors
     def run_training(self) -> None:
         """Stock's loop, with progress, checkpoints by the clock and a start in the middle of an epoch."""
+        if self.local_rank == 0:
+            remove_partial(Path(self.output_folder))
         self._set_old_training_aside()
         self.on_train_start()
         if not self.resuming:
@@ -265,10 +273,10 @@ class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
-        # Behind an epoch stock counts it as done; in the middle of one, or at the start, it is still to do.
-        final = Path(filename).name == "checkpoint_final.pth"
-        in_epoch = not final and len(self._epoch_outputs) < self.num_iterations_per_epoch and not self._epoch_closing()
-        write_checkpoint(self._checkpoint(self.current_epoch + (0 if in_epoch else 1)), Path(filename))
+        # Behind an epoch stock counts it as done. Before that it is still to do: behind its last step, too, because its
+        # validation and its log entries are missing.
+        done = Path(filename).name == "checkpoint_final.pth" or self._epoch_closing()
+        write_checkpoint(self._checkpoint(self.current_epoch + (1 if done else 0)), Path(filename))
         if Path(filename).name == "checkpoint_latest.pth":
             self._saved_at = time.monotonic()
 
