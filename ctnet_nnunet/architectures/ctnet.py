@@ -80,6 +80,11 @@ class CTNet(AbstractDynamicNetworkArchitectures):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Image (B, C, *patch) → logits (B, num_classes, *patch), or their list under deep supervision."""
+        logits: Tensor | list[Tensor] = self.decoder(self.skips(image))
+        return logits
+
+    def skips(self, image: Tensor) -> list[Tensor]:
+        """The encoder's features of every stage, finest first, the transformer's residual included."""
         skips: list[Tensor] = []
         features = self._stem(image)
         for index, stage in enumerate(self.encoder.stages):
@@ -87,8 +92,7 @@ class CTNet(AbstractDynamicNetworkArchitectures):
             if self.transformer is not None and index == self.transformer_stage:
                 features = features + self.transformer(features)
             skips.append(features)
-        logits: Tensor | list[Tensor] = self.decoder(skips)
-        return logits
+        return skips
 
     def convolutional_features(self, image: Tensor) -> Tensor:
         """Image (B, C, *patch) → the CNN's features (B, C', *grid) that the transformer would read.

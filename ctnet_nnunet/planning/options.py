@@ -20,12 +20,12 @@ from ctnet_nnunet.pretext import PRETEXTS
 
 PRESETS = ("s", "m", "l", "identity")
 DEFAULT_PRESET = "m"
-Mode = Literal["supervised", "pretrain"]
+Mode = Literal["supervised", "pretrain", "volf"]
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 class Schedule(BaseModel):
@@ -58,7 +58,7 @@ class _Transformer(BaseModel):
     depth: CountOrZero
     heads: Count
     mlp_ratio: Positive
-    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Annotated[float, Field(strict=True, ge=0, lt=1)]
     reference_grid: Count
     residual_scale: NotNegative
 
@@ -73,19 +73,27 @@ class _Base(Schedule):
     transformer: _Transformer | None
     pretext: dict[str, NotNegative]
     pretrain: dict[str, Any]
+    volf: dict[str, Any]
     mixed_precision: Annotated[bool, Field(strict=True)]
 
     def schedule(self, mode: Mode) -> Schedule:
-        """The schedule of a training mode: for ``pretrain``, the shared keys under those of ``pretrain``."""
+        """The schedule of a mode: the shared keys, for ``pretrain`` and ``volf`` under ``pretrain``'s, then ``volf``'s."""
         values = {name: getattr(self, name) for name in Schedule.model_fields}
-        if mode == "pretrain":
+        if mode != "supervised":
             values |= self.pretrain
+        if mode == "volf":
+            values |= self.volf
         if values["warmup_epochs"] is None:
-            values["warmup_epochs"] = values["epochs"] / 20 if mode == "pretrain" else min(10, values["epochs"] / 10)
+            values["warmup_epochs"] = min(10, values["epochs"] / 10) if mode == "supervised" else values["epochs"] / 20
         return Schedule(**values)
 
     def transformer_options(self) -> TransformerOptions | None:
         return None if self.transformer is None else self.transformer.options()
+
+
+def _strict(kind: Any) -> Any:
+    """Without it pydantic would read ``true`` as 1 and ``"yes"`` as true."""
+    return Annotated[kind, Field(strict=True)] if kind in (bool, int, float) else kind
 
 
 def _pretext_fields() -> dict[str, Any]:
@@ -95,7 +103,7 @@ def _pretext_fields() -> dict[str, Any]:
         hints = get_type_hints(task.Options)
         for field in fields(task.Options):
             default = field.default if field.default is not MISSING else ...
-            found[field.name] = (hints[field.name], default)
+            found[field.name] = (_strict(hints[field.name]), default)
     return found
 
 
@@ -120,11 +128,18 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     """A preset's block under changes to it.
 
     A shared schedule key among the changes speaks for pretraining too, so the preset's own value for pretraining
-    gives way, unless the changes hold one for pretraining. ``transformer`` and ``pretrain`` merge key by key.
+    gives way, unless the changes hold one for pretraining; likewise for ``volf``, for which ``pretrain`` speaks too.
+    ``transformer``, ``pretext``, ``pretrain`` and ``volf`` merge key by key.
     """
     merged = {**preset, **changes}
-    pretrain = {key: value for key, value in preset.get("pretrain", {}).items() if key not in changes}
-    merged["pretrain"] = {**pretrain, **(changes.get("pretrain") or {})}
+    spoken_for = set(changes)
+    for mode in ("pretrain", "volf"):
+        own = changes.get(mode) or {}
+        kept = {key: value for key, value in preset.get(mode, {}).items() if key not in spoken_for}
+        merged[mode] = {**kept, **own}
+        spoken_for |= set(own)
+    if isinstance(changes.get("pretext"), Mapping):
+        merged["pretext"] = {**preset.get("pretext", {}), **changes["pretext"]}
     if isinstance(changes.get("transformer"), Mapping):
         own = preset.get("transformer") or asdict(TransformerOptions())
         merged["transformer"] = {**own, **changes["transformer"]}
@@ -146,14 +161,15 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
         raise PlanError(f"{where}: the ctnet block is {type(block).__name__}, not a table of keys")
     complete = merged_block(preset_block(block.get("preset", DEFAULT_PRESET)), block)
     _refuse_unknown(complete, CTNetOptions.model_fields, where)
-    _refuse_unknown(complete["pretrain"], Schedule.model_fields, where, "pretrain.")
+    for mode in ("pretrain", "volf"):
+        _refuse_unknown(complete[mode], Schedule.model_fields, where, f"{mode}.")
     if isinstance(complete["pretext"], Mapping):
         _refuse_unknown(complete["pretext"], PRETEXTS, where, "pretext.")
     if isinstance(complete["transformer"], Mapping):
         _refuse_unknown(complete["transformer"], _Transformer.model_fields, where, "transformer.")
     try:
         options = CTNetOptions(**complete)
-        options.schedule("pretrain")
+        options.schedule("volf")
         options.transformer_options()
     except ValidationError as error:
         first = error.errors()[0]
@@ -161,7 +177,17 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
         raise PlanError(f"{where}: ctnet option {key}={first['input']!r}: {first['msg'].lower()}") from None
     except ValueError as error:
         raise PlanError(f"{where}: ctnet option transformer: {error}") from None
+    _check_task_options(options, where)
     return options
+
+
+def _check_task_options(options: _Base, where: str) -> None:
+    """The limits that the tasks themselves set, so that a bad value is refused when planning, not when training."""
+    for task in PRETEXTS.values():
+        try:
+            task.Options(**{field.name: getattr(options, field.name) for field in fields(task.Options)})
+        except ValueError as error:
+            raise PlanError(f"{where}: ctnet option {error}") from None
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from ctnet_nnunet.pretext.base import PretextTask
 from ctnet_nnunet.pretext.masked_features import MaskedFeatures
 from ctnet_nnunet.pretext.rotation import Rotation
+from ctnet_nnunet.pretext.volume_fusion import VolumeFusion
 
 PRETEXTS: dict[str, type[PretextTask]] = {
     "rotation": Rotation,
     "masked_features": MaskedFeatures,
+    "volume_fusion": VolumeFusion,
 }

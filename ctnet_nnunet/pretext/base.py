@@ -18,9 +18,15 @@ from torch import Tensor, nn
 from ctnet_nnunet.errors import PlanError
 
 Views = Mapping[str, Tensor]
-"""A batch: ``augmented`` (B, C, *patch), spatially and intensity augmented; ``inside`` (B, C, *inside_size), cut out
-of the volume without padding or interpolation, with an intensity augmentation of its own; ``usable`` (B,) bool, False
-where a scan is too small or too empty for ``inside``."""
+"""A batch, holding the views that its tasks ask for:
+
+- ``augmented`` (B, C, *patch), spatially and intensity augmented;
+- ``inside`` (B, C, *inside_size), cut out of the volume without padding or interpolation, with an intensity augmentation
+  of its own, and ``usable`` (B,) bool, False where a scan is too small or too empty for it;
+- ``pair`` (B, 2, C, *patch), two independent sub-volumes of one scan, each scaled by 0.7 to 1.5 per axis and flipped at
+  random, never padded, intensities as preprocessed.
+"""
+VIEWS = frozenset({"augmented", "inside", "pair"})
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class PretextTask(nn.Module):
     """Frozen dataclass; its fields are keys of the plan's ``ctnet`` block."""
     needs_tokens: ClassVar[bool]
     """Whether the network must have a transformer."""
+    views: ClassVar[frozenset[str]]
+    """Which of ``VIEWS`` it reads."""
 
     def __init__(self, network: nn.Module, context: PretextContext, options: Any) -> None:
         super().__init__()
@@ -84,6 +92,11 @@ class PretextModel(nn.Module):
         self.network = network
         self.tasks = nn.ModuleDict(tasks)
         self.weights = dict(weights)
+
+    @property
+    def views(self) -> frozenset[str]:
+        """The views that the tasks read, taken together."""
+        return frozenset().union(*(task.views for task in self.tasks.values()))  # type: ignore[arg-type]
 
     def prepare(self, views: Views, generator: torch.Generator) -> dict[str, dict[str, Tensor]]:
         """Sample every task and make its targets: task → name → tensor."""

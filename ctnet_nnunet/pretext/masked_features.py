@@ -44,12 +44,21 @@ class MaskedFeaturesOptions:
     mask_target: Literal["ema_feature", "online_feature", "voxel"] = "ema_feature"
     teacher_momentum: float = 0.996
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio: {self.mask_ratio} is not in 0 <= ratio < 1")
+        if self.mask_block < 1:
+            raise ValueError(f"mask_block: {self.mask_block} is less than 1")
+        if not 0 <= self.teacher_momentum <= 1:
+            raise ValueError(f"teacher_momentum: {self.teacher_momentum} is not in 0 <= momentum <= 1")
+
 
 class MaskedFeatures(PretextTask):
     """Smooth L1 between predicted and teacher's tokens, over the hidden tokens only."""
 
     Options: ClassVar = MaskedFeaturesOptions
     needs_tokens: ClassVar = True
+    views: ClassVar = frozenset({"augmented"})
 
     def __init__(self, network: nn.Module, context: PretextContext, options: MaskedFeaturesOptions) -> None:
         super().__init__(network, context, options)

@@ -32,12 +32,17 @@ class RotationOptions:
 
     rotations: int = 4
 
+    def __post_init__(self) -> None:
+        if self.rotations not in (4, 10):
+            raise ValueError(f"rotations: {self.rotations} is not 4 or 10")
+
 
 class Rotation(PretextTask):
     """Cross-entropy over turns, from the mean of the transformer's tokens."""
 
     Options: ClassVar = RotationOptions
     needs_tokens: ClassVar = True
+    views: ClassVar = frozenset({"inside"})
 
     def __init__(self, network: nn.Module, context: PretextContext, options: RotationOptions) -> None:
         super().__init__(network, context, options)
@@ -46,7 +51,7 @@ class Rotation(PretextTask):
         if 0 in self.crop:
             raise PlanError(
                 f"ctnet option pretext: rotation needs scans of at least one token per axis, they have "
-                f"{list(context.inside_size)} voxels; leave it out: --set pretext='{{\"masked_features\":1}}'"
+                f"{list(context.inside_size)} voxels; leave it out: --set pretext.rotation=0"
             )
         dim: int = network.transformer.embed_dim  # type: ignore[union-attr, assignment]
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.turns)))
@@ -107,7 +112,7 @@ def turns_for(context: PretextContext, rotations: int) -> list[Turn]:
     raise PlanError(
         f"ctnet option rotations: {rotations} classes need axes of equal spacing, the plan's are "
         f"{[round(value, 3) for value in context.spacing]} mm; "
-        "leave the task out: --set pretext='{\"masked_features\":1}'"
+        "leave the task out: --set pretext.rotation=0"
     )
 
 

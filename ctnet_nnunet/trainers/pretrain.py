@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,10 +22,12 @@ from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, PretextModel, build_pretext
 from ctnet_nnunet.pretext.masked_features import COLLAPSED_STD
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
+from ctnet_nnunet.trainers.lateral_mirroring import MirrorPlan
 from ctnet_nnunet.trainers.pretrain_data import FixedBatches, PretrainLoader, inside_size, pretrain_transforms
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 from ctnet_nnunet.unlabeled.dataset import PooledDataset, check_unlabeled_folder, unlabeled_folder
 
+HIGHER_IS_BETTER = ("rotation/accuracy", "volume_fusion/dice")
 HOLD_OUT_FROM, HOLD_OUT_SHARE = 20, 0.05
 
 
@@ -61,12 +63,20 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         self.pool, self.held_out = self._pools()
         self.context = self._context()
         self.pretext = build_pretext(
-            PRETEXTS, self.network, self.context, self.options.pretext, self.options.model_dump()
+            PRETEXTS, self.network, self.context, self.pretext_weights(), self.options.model_dump()
         ).to(self.device)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.wrapped = self._wrapped(self.pretext)
         self.generator = torch.Generator().manual_seed(self.schedule.seed + self.local_rank)
         self.was_initialized = True
+
+    def pretext_weights(self) -> dict[str, float]:
+        """Task → weight of its loss."""
+        return dict(self.options.pretext)
+
+    def downstream_trainer(self) -> str:
+        """The supervised trainer that builds the same network from this plan."""
+        return "nnUNetTrainerCTNet"
 
     def _optimised_modules(self) -> list[nn.Module]:
         return [self.pretext]
@@ -135,11 +145,13 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         initial, transforms, inside_transforms = pretrain_transforms(
             patch, dummy_2d, self.configuration_manager.use_mask_for_norm
         )
-        inside = self.context.inside_size
+        inside, views = self.context.inside_size, self.pretext.views
         train = PretrainLoader(
-            self.pool, self.batch_size, initial, patch, inside, self.label_manager, transforms, inside_transforms
+            self.pool, self.batch_size, initial, patch, inside, self.label_manager, transforms, inside_transforms, views
         )
-        watch = PretrainLoader(self.held_out, self.batch_size, patch, patch, inside, self.label_manager, None, None)
+        watch = PretrainLoader(
+            self.held_out, self.batch_size, patch, patch, inside, self.label_manager, None, None, views
+        )
         fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.schedule.seed)
         processes = get_allowed_n_proc_DA()
         if processes == 0:
@@ -154,6 +166,10 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         super().on_train_start()
         if not self.resuming:
             self.pretext.before_training()
+
+    def _plan_mirroring(self, axes: Sequence[int]) -> MirrorPlan:
+        """Pretraining sees no label, and its views mirror (or not) by themselves."""
+        return MirrorPlan(tuple(axes), None, "")
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Pretraining has no segmentation output to supervise."""
@@ -191,8 +207,9 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         self.validation_metrics = _means(val_outputs)
         self.print_to_log_file("watched", _readable(self.validation_metrics))
         loss = self.validation_metrics["loss"]
-        # Stock keeps the checkpoint with the best mean_fg_dice; here accuracy, or a falling loss, is what is better.
-        surrogate = self.validation_metrics.get("rotation/accuracy", 1 / (1 + max(loss, 0.0)))
+        # Stock keeps the checkpoint with the best mean_fg_dice; here accuracy, Dice or a falling loss is better.
+        better = [self.validation_metrics[name] for name in HIGHER_IS_BETTER if name in self.validation_metrics]
+        surrogate = better[0] if better else 1 / (1 + max(loss, 0.0))
         self.logger.log("mean_fg_dice", surrogate, self.current_epoch)
         self.logger.log("dice_per_class_or_region", [surrogate], self.current_epoch)
         self.logger.log("val_losses", loss, self.current_epoch)
@@ -220,7 +237,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         file = Path(self.output_folder) / "checkpoint_final.pth"
         self.print_to_log_file(
             f"pretraining done; fine-tune with: nnUNetv2_train {int(self.plans_manager.dataset_name[7:10])} "
-            f"{self.configuration_name} FOLD -tr nnUNetTrainerCTNet -p {self.plans_manager.plans_name} "
+            f"{self.configuration_name} FOLD -tr {self.downstream_trainer()} -p {self.plans_manager.plans_name} "
             f"-pretrained_weights {file}"
         )
 

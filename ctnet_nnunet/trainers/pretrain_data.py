@@ -1,8 +1,8 @@
-"""Patches for pretraining: two views of each, and never a label.
+"""Patches for pretraining: the views that the tasks read, and never a label.
 
 ``augmented`` goes through nnU-Net's own augmentation without mirroring; ``inside`` is cut out of the volume at the
 same place without padding or interpolation, with an intensity augmentation of its own, because padding and resampling
-would give a rotation away.
+would give a rotation away; ``pair`` is two independent sub-volumes of the scan, resized to the patch, for volume fusion.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.nn import functional as F
 
 from ctnet_nnunet.unlabeled.dataset import PooledDataset
 
 ROTATION = np.deg2rad(15.0)
 MIN_CONTENT = 0.25
 FLAT_STD = 1e-3
+PAIR_SCALE = (0.7, 1.5)
 
 
 class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
-    """Batches of ``augmented``, ``inside`` and ``usable`` (see :data:`ctnet_nnunet.pretext.base.Views`).
+    """Batches of views (see :data:`ctnet_nnunet.pretext.base.Views`).
 
     Args:
         pool: Where scans are drawn from, uniformly.
@@ -42,6 +44,7 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
         label_manager: The dataset's; only its kind matters to the base class.
         transforms: For ``augmented``; None leaves it as it is (validation).
         inside_transforms: For ``inside``; intensity only.
+        views: Which views to make.
     """
 
     def __init__(
@@ -54,20 +57,27 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
         label_manager: LabelManager,
         transforms: BasicTransform | None,
         inside_transforms: BasicTransform | None,
+        views: frozenset[str] = frozenset({"augmented", "inside"}),
     ) -> None:
         super().__init__(pool, batch_size, initial_patch_size, patch_size, label_manager, transforms=transforms)
         self.inside_size = (1, *inside_size) if self.patch_size_was_2d else tuple(inside_size)
         self.inside_transforms = inside_transforms
+        self.views = views
 
     def generate_train_batch(self) -> dict[str, Any]:
         keys = self.get_indices()
         with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
             samples = [self._sample(key) for key in keys]
-        names = ("augmented", "inside", "usable")
-        return {**{name: torch.stack([sample[name] for sample in samples]) for name in names}, "keys": keys}
+        return {**{name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}, "keys": keys}
 
     def _sample(self, key: str) -> dict[str, Tensor]:
         data, _, _, _ = self._data.load_case(key)
+        sample = self._augmented_and_inside(data) if self.views & {"augmented", "inside"} else {}
+        if "pair" in self.views:
+            sample["pair"] = torch.stack([self._sub_volume(data), self._sub_volume(data)])
+        return sample
+
+    def _augmented_and_inside(self, data: Any) -> dict[str, Tensor]:
         shape = data.shape[1:]
         start = [_start(size, length) for size, length in zip(shape, self.patch_size, strict=True)]
         centre = [first + length // 2 for first, length in zip(start, self.patch_size, strict=True)]
@@ -84,6 +94,21 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
             everywhere = torch.zeros((1, *inside.shape[1:]), dtype=torch.int16)
             inside = self.inside_transforms(image=inside, segmentation=everywhere)["image"]
         return {"augmented": augmented, "inside": inside, "usable": torch.tensor(usable)}
+
+    def _sub_volume(self, data: Any) -> Tensor:
+        """A random part of the volume, 0.7 to 1.5 patches long per axis, resized to the patch and flipped at random."""
+        parts = []
+        for size, length in zip(data.shape[1:], self.final_patch_size, strict=True):
+            wanted = 1 if length == 1 else max(2, int(length * np.random.uniform(*PAIR_SCALE)))
+            extent = min(wanted, size)
+            first = np.random.randint(0, size - extent + 1)
+            parts.append(slice(int(first), int(first + extent)))
+        crop = torch.from_numpy(np.ascontiguousarray(data[(slice(None), *parts)])).float()
+        crop = crop[:, 0] if self.patch_size_was_2d else crop
+        patch = self.final_patch_size[1:] if self.patch_size_was_2d else self.final_patch_size
+        mode = "bilinear" if len(patch) == 2 else "trilinear"
+        resized = F.interpolate(crop[None], size=tuple(patch), mode=mode, align_corners=False)[0]
+        return resized.flip([axis for axis in range(1, resized.ndim) if np.random.uniform() < 0.5])
 
     def _cut(self, data: Any, start: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A crop (C, *size) padded with 0, and where it is padded: (1, *size), -1 there, else 0."""

@@ -1,0 +1,43 @@
+"""``-tr nnUNetTrainerVolF``: volume fusion pretraining of the plan's own network, decoder included."""
+
+from __future__ import annotations
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from ctnet_nnunet.architectures.from_plan import CTNET_CLASS_NAME, check_patch, network_from_plan
+from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
+from ctnet_nnunet.trainers.user_errors import reports_user_errors
+
+
+class nnUNetTrainerVolF(nnUNetTrainerCTNetPretrain):
+    """Volume fusion on the plan's network as it is: U-Net, ResEnc or CTNet, 2d or 3d.
+
+    Its checkpoint loads with ``-pretrained_weights`` into stock ``nnUNetTrainer`` (U-Net and ResEnc plans) and into
+    ``nnUNetTrainerCTNet`` (CTNet plans). Tasks other than volume fusion join in when the plan gives them a weight
+    beside one for it.
+    """
+
+    mode = "volf"
+
+    @staticmethod
+    @reports_user_errors
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        architecture = configuration_manager.configuration["architecture"]
+        check_patch(architecture, configuration_manager.configuration["patch_size"])
+        return network_from_plan(architecture, num_input_channels, num_output_channels, enable_deep_supervision)
+
+    def pretext_weights(self) -> dict[str, float]:
+        """The plan's weights if volume fusion is among them, else volume fusion alone."""
+        weights = super().pretext_weights()
+        return weights if weights.get("volume_fusion", 0) > 0 else {"volume_fusion": 1.0}
+
+    def downstream_trainer(self) -> str:
+        name = self.configuration_manager.configuration["architecture"]["network_class_name"]
+        return "nnUNetTrainerCTNet" if name == CTNET_CLASS_NAME else "nnUNetTrainer"
