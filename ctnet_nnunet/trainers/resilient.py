@@ -59,15 +59,15 @@ class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
     ) -> None:
         stock_hooks.install()
         if configuration not in plans["configurations"]:
-            raise PlanError(
-                f"plans {plans['plans_name']}: no configuration {configuration!r}; it has {', '.join(plans['configurations'])}"
-            )
+            there = ", ".join(plans["configurations"])
+            raise PlanError(f"plans {plans['plans_name']}: no configuration {configuration!r}; it has {there}")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise SetupError("-device cuda: torch sees no GPU here; run with -device cpu, or see `ctnet doctor`")
         # Stock takes this key out of the plans; only its command puts it in.
         self.resuming = bool(plans.setdefault("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.options = read_options(self.configuration_manager.configuration.get("ctnet"), f"plans {plans['plans_name']}")
+        block = self.configuration_manager.configuration.get("ctnet")
+        self.options = read_options(block, f"plans {plans['plans_name']}")
         self.schedule = self.options.schedule(self.mode)
         self._apply_schedule()
         self.save_every = 10**9  # ours go by the clock
@@ -115,9 +115,10 @@ class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
         if self.preprocessed_dataset_folder is None:
             raise SetupError("nnUNet_preprocessed is not set; export it (`ctnet doctor` shows all three folders)")
         folder = Path(self.preprocessed_dataset_folder)
-        if not folder.is_dir() or not any(folder.glob("*.b2nd")) and not any(folder.glob("*.npz")):
+        if not any(folder.glob("*.b2nd")) and not any(folder.glob("*.npz")):
+            number = int(self.plans_manager.dataset_name[7:10])
             raise DataError(
-                f"{folder}: no preprocessed cases; run nnUNetv2_preprocess -d {int(self.plans_manager.dataset_name[7:10])} "
+                f"{folder}: no preprocessed cases; run nnUNetv2_preprocess -d {number} "
                 f"-plans_name {self.plans_manager.plans_name} -c {self.configuration_name}"
             )
 
@@ -326,7 +327,8 @@ class ResilientTrainer(nnUNetTrainer):  # type: ignore[misc]
         try:
             network.load_state_dict(checkpoint["network_weights"])
         except RuntimeError:
-            print(stock_hooks.difference_table(stock_hooks.compare_weights(network.state_dict(), checkpoint["network_weights"])))
+            differences = stock_hooks.compare_weights(network.state_dict(), checkpoint["network_weights"])
+            print(stock_hooks.difference_table(differences))
             raise CheckpointError(
                 f"{source}: written with another plan (table above); continue with the plans it was trained with"
             ) from None
