@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def _rank(rank: int, folder: str) -> None:
     }
     wrapped(mine)["loss"].backward()
     if rank == 0:
-        torch.save(_gradients(model), os.path.join(folder, "gradients.pt"))
+        torch.save(_gradients(model), Path(folder) / "gradients.pt")
     dist.destroy_process_group()
 
 

@@ -75,12 +75,13 @@ def test_equal_sub_volumes_fuse_to_themselves() -> None:
 
 
 def test_the_algebra_of_fusion() -> None:
-    foreground, background = torch.randn(2, 3, *SIZE, dtype=torch.float64), torch.randn(2, 3, *SIZE, dtype=torch.float64)
+    foreground, background = torch.randn(2, 2, 3, *SIZE, dtype=torch.float64)
     classes = torch.stack([grid_map(SIZE, (2, 2, 2), (5, 6, 6), 0.7, 4, _generator(seed)) for seed in (1, 2)])
     fused = fuse(foreground, background, classes, 4)
     assert classes.dtype == torch.long and classes.shape == (2, *SIZE)
     assert set(classes.unique().tolist()) <= {0, 1, 2, 3, 4}
-    torch.testing.assert_close((fused - background) * 4, classes[:, None] * (foreground - background), atol=1e-6, rtol=0)
+    expected = classes[:, None] * (foreground - background)
+    torch.testing.assert_close((fused - background) * 4, expected, atol=1e-6, rtol=0)
 
 
 def _slow_grid(size, block, offsets, tile_values) -> np.ndarray:
@@ -169,7 +170,7 @@ def test_contrast_of_air_is_finite(values: Tensor) -> None:
     """The percentiles coincide; the formula as published would divide by zero."""
     zero = torch.zeros(1, 1)
     mapped = adaptive_contrast(values, zero, zero)
-    assert bool(mapped.isfinite().all()) and 0 <= mapped.min() and mapped.max() <= 1
+    assert bool(mapped.isfinite().all()) and mapped.min() >= 0 and mapped.max() <= 1
 
 
 def test_inversion_is_common_to_both_sub_volumes() -> None:
