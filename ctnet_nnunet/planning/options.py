@@ -77,7 +77,7 @@ class _Base(Schedule):
     mixed_precision: Annotated[bool, Field(strict=True)]
 
     def schedule(self, mode: Mode) -> Schedule:
-        """The schedule of a mode: the shared keys, for ``pretrain`` and ``volf`` under ``pretrain``'s, then ``volf``'s."""
+        """The schedule of a mode: the shared keys under those of ``pretrain`` (not supervised) and of ``volf``."""
         values = {name: getattr(self, name) for name in Schedule.model_fields}
         if mode != "supervised":
             values |= self.pretrain

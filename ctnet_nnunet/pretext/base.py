@@ -21,8 +21,8 @@ Views = Mapping[str, Tensor]
 """A batch, holding the views that its tasks ask for:
 
 - ``augmented`` (B, C, *patch), spatially and intensity augmented;
-- ``inside`` (B, C, *inside_size), cut out of the volume without padding or interpolation, with an intensity augmentation
-  of its own, and ``usable`` (B,) bool, False where a scan is too small or too empty for it;
+- ``inside`` (B, C, *inside_size), cut out of the volume without padding or interpolation, its intensities augmented
+  on their own, and ``usable`` (B,) bool, False where a scan is too small or too empty for it;
 - ``pair`` (B, 2, C, *patch), two independent sub-volumes of one scan, each scaled by 0.7 to 1.5 per axis and flipped at
   random, never padded, intensities as preprocessed.
 """

@@ -5,9 +5,9 @@ Pretraining for 3D Medical Image Segmentation", IEEE Transactions on Image Proce
 10.1109/TIP.2025.3610249; earlier preprint "MIS-FM", arXiv:2306.16925 (2023).
 
 Two sub-volumes I_fg and I_bg are cut from one scan. A map Y of classes 0..K says how much of I_fg shows where: with
-α = Y / K the network sees X = α · I_fg + (1 - α) · I_bg and has to segment Y. That is a segmentation task without labels,
-so encoder and decoder are both trained. Brightness would give α away; each sub-volume's contrast is therefore changed
-at random before the fusion.
+α = Y / K the network sees X = α · I_fg + (1 - α) · I_bg and has to segment Y. That is a segmentation task without
+labels, so encoder and decoder are both trained. Brightness would give α away; each sub-volume's contrast is therefore
+changed at random before the fusion.
 
 Where the paper leaves a choice open, or is about one channel: all channels share the map, contrast and inversion are
 drawn per channel; block sizes are fractions of the patch; the fused image is z-scored again, because that is what
@@ -86,7 +86,7 @@ class VolumeFusion(PretextTask):
         ``invert`` (B, C)."""
         batch, _, channels = views["pair"].shape[:3]
         if self.options.fusion_pair == "batch" and batch < 2:
-            raise PlanError("ctnet option fusion_pair: 'batch' needs a batch of 2 or more; raise batch_size or use 'same'")
+            raise PlanError("ctnet option fusion_pair: batch needs 2 scans a batch; raise batch_size or use same")
         maps = [self._map(views["pair"].shape[3:], generator) for _ in range(batch)]
         shape = (batch, 2, channels)
         return {
@@ -155,7 +155,7 @@ def grid_map(
 def box_map(
     size: Sequence[int], least: Sequence[int], most: Sequence[int], classes: int, generator: torch.Generator
 ) -> Tensor:
-    """A map (*size) of 10 to 40 boxes of class 1..K; their centres are uniform, the border clips them, later ones win."""
+    """A map (*size) of 10 to 40 boxes of class 1..K: centres uniform, clipped at the border, later ones on top."""
     boxes = []
     for _ in range(_integer(*BOXES, generator)):
         edges = [_integer(low, high, generator) for low, high in zip(least, most, strict=True)]
@@ -169,7 +169,8 @@ def paint_boxes(size: Sequence[int], boxes: Sequence[tuple[Sequence[int], Sequen
     """Paint boxes (starts, edges, class) into a map of zeros, in order; parts outside are cut off."""
     result = torch.zeros(*size, dtype=torch.long)
     for starts, edges, value in boxes:
-        result[tuple(slice(max(start, 0), max(start + edge, 0)) for start, edge in zip(starts, edges, strict=True))] = value
+        ends = [start + edge for start, edge in zip(starts, edges, strict=True)]
+        result[tuple(slice(max(start, 0), max(end, 0)) for start, end in zip(starts, ends, strict=True))] = value
     return result
 
 

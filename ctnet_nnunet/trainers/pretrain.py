@@ -18,6 +18,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, PretextModel, build_pretext
 from ctnet_nnunet.pretext.masked_features import COLLAPSED_STD
@@ -38,7 +39,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
     heads, EMA teacher and generator lie under a key of ours.
     """
 
-    mode = "pretrain"
+    mode: ClassVar[Mode] = "pretrain"
     needs_labelled_cases: ClassVar[bool] = False
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     clip_norm: ClassVar[float] = 1.0

@@ -2,7 +2,8 @@
 
 ``augmented`` goes through nnU-Net's own augmentation without mirroring; ``inside`` is cut out of the volume at the
 same place without padding or interpolation, with an intensity augmentation of its own, because padding and resampling
-would give a rotation away; ``pair`` is two independent sub-volumes of the scan, resized to the patch, for volume fusion.
+would give a rotation away; ``pair`` is two independent sub-volumes of the scan, resized to the patch, for volume
+fusion.
 """
 
 from __future__ import annotations

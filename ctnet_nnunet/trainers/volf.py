@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from ctnet_nnunet.architectures.from_plan import CTNET_CLASS_NAME, check_patch, network_from_plan
+from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 
@@ -18,7 +21,7 @@ class nnUNetTrainerVolF(nnUNetTrainerCTNetPretrain):
     beside one for it.
     """
 
-    mode = "volf"
+    mode: ClassVar[Mode] = "volf"
 
     @staticmethod
     @reports_user_errors
