@@ -10,15 +10,23 @@ from typing import Any
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.options import CTNetOptions
 
-NESTED_OPTIONS = ("transformer", "pretrain", "volf", "pretext")
+NESTED_OPTIONS = ("transformer", "pretrain", "volf")
 PLANNER_KEYS = ("patch_size", "spacing", "features_base", "features_max")
 
 
 @dataclass
 class Changes:
-    """Sorted changes: the ``ctnet`` block's, the planner's, and direct ones to a configuration by dotted name."""
+    """Sorted changes.
+
+    Attributes:
+        options: Keys of the ``ctnet`` block.
+        task_weights: Weights of single tasks (``pretext.rotation=0``), over the others as they are.
+        planner: What the planner is told.
+        direct: Values of the configuration by dotted name.
+    """
 
     options: dict[str, Any] = field(default_factory=dict)
+    task_weights: dict[str, Any] = field(default_factory=dict)
     planner: dict[str, Any] = field(default_factory=dict)
     direct: dict[str, Any] = field(default_factory=dict)
 
@@ -49,7 +57,9 @@ def sort_changes(changes: Mapping[str, Any]) -> Changes:
     result = Changes()
     for key, value in changes.items():
         first, _, rest = key.partition(".")
-        if first in NESTED_OPTIONS and rest:
+        if first == "pretext" and rest:
+            result.task_weights[rest] = value
+        elif first in NESTED_OPTIONS and rest:
             nested = result.options.setdefault(first, {})
             if not isinstance(nested, dict):
                 raise PlanError(f"--set {key}: {first} was already set as a whole")

@@ -129,7 +129,8 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
     A shared schedule key among the changes speaks for pretraining too, so the preset's own value for pretraining
     gives way, unless the changes hold one for pretraining; likewise for ``volf``, for which ``pretrain`` speaks too.
-    ``transformer``, ``pretext``, ``pretrain`` and ``volf`` merge key by key.
+    ``transformer``, ``pretrain`` and ``volf`` merge key by key; ``pretext`` is replaced whole, so that naming the tasks
+    to train with leaves the others out.
     """
     merged = {**preset, **changes}
     spoken_for = set(changes)
@@ -138,8 +139,6 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
         kept = {key: value for key, value in preset.get(mode, {}).items() if key not in spoken_for}
         merged[mode] = {**kept, **own}
         spoken_for |= set(own)
-    if isinstance(changes.get("pretext"), Mapping):
-        merged["pretext"] = {**preset.get("pretext", {}), **changes["pretext"]}
     if isinstance(changes.get("transformer"), Mapping):
         own = preset.get("transformer") or asdict(TransformerOptions())
         merged["transformer"] = {**own, **changes["transformer"]}

@@ -84,6 +84,8 @@ def write_plan(
     dataset_name = _dataset_name(dataset)
     sorted_changes = sort_changes(changes or {})
     block = merged_block(preset_block(preset), {"preset": preset, **sorted_changes.options})
+    if sorted_changes.task_weights:
+        block["pretext"] = {**block["pretext"], **sorted_changes.task_weights}
     options = read_options(block, "--set")
     plans = _planned(dataset_name, name, gpu_memory, options.transformer_options(), sorted_changes)
     _keep_configurations(plans, configuration)
