@@ -12,6 +12,7 @@ from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
 from ctnet_nnunet.cli.plan import plan
+from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
 from ctnet_nnunet.errors import CTNetError
 
@@ -40,6 +41,7 @@ def _root(
 app.command("env")(env)
 app.command("doctor")(doctor)
 app.command("plan")(plan)
+app.command("transfer")(transfer)
 app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
 app.command("demo")(demo)

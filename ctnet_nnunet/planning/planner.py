@@ -5,6 +5,7 @@ nnU-Net looks planners up inside its own package only, so this one is run throug
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,10 +71,10 @@ class CTNetPlanner(ExperimentPlanner):  # type: ignore[misc]
 
         The stock loop shrinks the patch while fewer than two samples fit and sets the batch to what fits.
         """
-        if min(patch_size) < self.UNet_featuremap_min_edge_length:
+        if min(patch_size) < 1 or len(arch_kwargs["strides"]) < 2:
             raise PlanError(
-                f"{self.dataset_name}: {self.UNet_vram_target_GB} GB hold no useful patch; raise --gpu-memory or lower "
-                "--set features_base"
+                f"{self.dataset_name}: {self.UNet_vram_target_GB} GB hold no patch of at least 8 voxels in two axes, or the "
+                "scans have none; raise --gpu-memory or lower --set features_base"
             )
         block = {
             "network_class_name": arch_class_name,
@@ -84,6 +85,8 @@ class CTNetPlanner(ExperimentPlanner):  # type: ignore[misc]
             as_ctnet(block, patch_size, self.transformer), patch_size, 2, input_channels, output_channels, True
         )
         fits = 2 * (self.UNet_vram_target_GB * 2**30 - memory.states) / memory.activations
+        if fits >= 2:  # the stock loop rounds the batch, to more than fits, too
+            fits = math.floor(fits) + 1e-6
         two_d = len(patch_size) == 2
         reference = self.UNet_reference_val_2d if two_d else self.UNet_reference_val_3d
         reference_batch = self.UNet_reference_val_corresp_bs_2d if two_d else self.UNet_reference_val_corresp_bs_3d
@@ -118,6 +121,8 @@ class CTNetPlanner(ExperimentPlanner):  # type: ignore[misc]
                 f"the next that is: {[int(size) for size in padded]}"
             )
         stages = len(strides)
+        if stages < 2:
+            raise PlanError(f"patch_size={list(wanted)}: too small for a U-Net; take 8 voxels or more in two axes")
         limit = self.UNet_max_features_2d if len(spacing) == 2 else self.UNet_max_features_3d
         plan["architecture"]["arch_kwargs"].update(
             n_stages=stages,

@@ -81,7 +81,8 @@ def write_plan(
     Raises:
         SetupError, DataError, PlanError: With what, where and the remedy; nothing is written then.
     """
-    dataset_name = _dataset_name(dataset)
+    dataset_name = dataset_folder_name(dataset)
+    _require_fingerprint(dataset_name)
     sorted_changes = sort_changes(changes or {})
     block = merged_block(preset_block(preset), {"preset": preset, **sorted_changes.options})
     if sorted_changes.task_weights:
@@ -89,6 +90,7 @@ def write_plan(
     options = read_options(block, "--set")
     plans = _planned(dataset_name, name, gpu_memory, options.transformer_options(), sorted_changes)
     _keep_configurations(plans, configuration)
+    _refuse_unused_patch(plans, sorted_changes)
     for configuration_name, values in plans["configurations"].items():
         if "inherits_from" not in values:
             _complete(plans, configuration_name, values, block, sorted_changes)
@@ -107,7 +109,13 @@ def write_plan(
     return WrittenPlan(file, summaries)
 
 
-def _dataset_name(dataset: str | int) -> str:
+def dataset_folder_name(dataset: str | int) -> str:
+    """``501``, ``"501"`` or ``"Dataset501_Name"`` → ``"Dataset501_Name"``.
+
+    Raises:
+        SetupError: If nnU-Net's folders are not set.
+        DataError: If there is no such dataset.
+    """
     for folder in (nnUNet_raw, nnUNet_preprocessed):
         if not folder.is_set():
             raise SetupError(f"{folder.env_var_name} is not set; export it (`ctnet doctor` shows all three folders)")
@@ -115,10 +123,13 @@ def _dataset_name(dataset: str | int) -> str:
         found: str = maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdigit() else dataset)
     except RuntimeError:
         raise DataError(f"dataset {dataset}: not found in nnUNet_raw ({nnUNet_raw}); check the id") from None
-    if not (Path(str(nnUNet_preprocessed)) / found / "dataset_fingerprint.json").is_file():
-        number = found[len("Dataset") :].split("_")[0].lstrip("0")
-        raise PlanError(f"{found}: no fingerprint yet; run nnUNetv2_extract_fingerprint -d {number} first")
     return found
+
+
+def _require_fingerprint(dataset_name: str) -> None:
+    if not (Path(str(nnUNet_preprocessed)) / dataset_name / "dataset_fingerprint.json").is_file():
+        number = int(dataset_name[len("Dataset") :].split("_")[0])
+        raise PlanError(f"{dataset_name}: no fingerprint yet; run nnUNetv2_extract_fingerprint -d {number} first")
 
 
 def _planned(dataset: str, name: str, gpu_memory: float, transformer: Any, changes: Changes) -> dict[str, Any]:
@@ -153,7 +164,26 @@ def _keep_configurations(plans: dict[str, Any], configuration: str | None) -> No
     if configuration is not None:
         if configuration not in available:
             raise PlanError(f"configuration {configuration!r}: nnU-Net plans {', '.join(available)} for this dataset")
-        plans["configurations"] = {configuration: available[configuration]}
+        plans["configurations"] = {name: available[name] for name in _with_ancestors(available, configuration)}
+
+
+def _with_ancestors(available: Mapping[str, Any], name: str) -> list[str]:
+    """A configuration behind those that it inherits from or continues (the cascade's)."""
+    values = available[name]
+    found: list[str] = []
+    for other in (values.get("inherits_from"), values.get("previous_stage")):
+        found += [] if other is None else _with_ancestors(available, other)
+    return [*dict.fromkeys(found), name]
+
+
+def _refuse_unused_patch(plans: dict[str, Any], changes: Changes) -> None:
+    patch = changes.planner.get("patch_size")
+    dimensions = {len(values["patch_size"]) for values in plans["configurations"].values() if "patch_size" in values}
+    if patch is not None and len(patch) not in dimensions:
+        raise PlanError(
+            f"--set patch_size={patch}: has {len(patch)} axes, and {', '.join(plans['configurations'])} has "
+            f"{' or '.join(map(str, sorted(dimensions)))}"
+        )
 
 
 def _complete(
