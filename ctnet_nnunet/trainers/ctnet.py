@@ -85,7 +85,8 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         self.mirroring = self._plan_mirroring(axes)
         if self.mirroring.reason:
             self.print_to_log_file(self.mirroring.reason)
-        self.inference_allowed_mirroring_axes = self.mirroring.plain_axes
+        # None and not (): the stock predictor takes the maximum of what is no None.
+        self.inference_allowed_mirroring_axes = self.mirroring.plain_axes or None
         return rotation, dummy_2d, initial_patch_size, self.mirroring.plain_axes
 
     def _structures(self) -> dict[str, Any]:
