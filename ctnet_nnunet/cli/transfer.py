@@ -41,11 +41,13 @@ def transfer(
 
 
 def _print(result: Transfer) -> None:
-    typer.echo(f"{'':8}  {'tensors':>7}  % of parameters (heads left out)")
+    from ctnet_nnunet.checkpoints import HEADS
+
+    typer.echo(f"{'':8}  {'tensors':>7}  % of parameters (heads left out, they stay new)")
     for action in ("loaded", "adapted", "skipped"):
         typer.echo(f"{action:8}  {result.tensors(action):7d}  {result.share(action):6.1%}")
     for action in ("adapted", "skipped"):
-        rows = [row for row in result.rows if row.action == action]
+        rows = [row for row in result.rows if row.action == action and HEADS not in row.key]
         for row in rows[:SHOWN_ROWS]:
             found = "-" if row.found is None else "x".join(map(str, row.found))
             typer.echo(f"{action}: {row.key}: wanted {'x'.join(map(str, row.wanted))}, found {found} ({row.note})")
