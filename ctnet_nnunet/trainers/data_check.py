@@ -72,8 +72,8 @@ def highest_label(labels: LabelManager) -> int | None:
         return None
     if list(labels.all_labels) != list(range(len(labels.all_labels))):
         raise DataError(
-            f"dataset.json: the labels {[int(label) for label in labels.all_labels]} are not numbered 0, 1, 2, … without "
-            "gaps; renumber them in labelsTr and dataset.json and preprocess again"
+            f"dataset.json: the labels {[int(label) for label in labels.all_labels]} are not numbered 0, 1, 2, … "
+            "without gaps; renumber them in labelsTr and dataset.json and preprocess again"
         )
     return len(labels.all_labels) - (0 if labels.has_ignore_label else 1)
 
@@ -94,7 +94,7 @@ def check_batch(data: Tensor, target: Tensor | Sequence[Tensor], keys: Iterable[
     for sample, case in enumerate(keys):
         # A sum is not finite if any voxel is not, and costs a tenth of looking at each.
         if not torch.isfinite(data[sample].sum(dtype=torch.float64)):
-            raise DataError(f"case {case}: NaN or infinite values in its image; repair or remove it and preprocess again")
+            raise DataError(f"case {case}: NaN or infinite values in its image; repair or remove it, preprocess again")
         if highest is not None and (found := int(labels[sample].max())) > highest:
             raise DataError(
                 f"case {case}: its segmentation holds the label {found}, dataset.json knows labels up to {highest}; "

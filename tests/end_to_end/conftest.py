@@ -57,9 +57,8 @@ def main_job(nnunet_env: NnunetEnv, tmp_path_factory: pytest.TempPathFactory) ->
 
 def kill_when_started(env: NnunetEnv, fold: Path, *command: str) -> None:
     """Start a training and kill it as soon as its first checkpoint is there, which holds the network at its start."""
-    process = subprocess.Popen(
-        [str(BIN / command[0]), *command[1:]], env=environment(env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    words, silent = [str(BIN / command[0]), *command[1:]], subprocess.DEVNULL
+    process = subprocess.Popen(words, env=environment(env), stdout=silent, stderr=silent)
     for _ in range(6000):
         if (fold / "checkpoint_latest.pth").is_file() or process.poll() is not None:
             break
@@ -75,12 +74,12 @@ def planned_tiny(nnunet_env: NnunetEnv) -> Tiny:
 
 
 @pytest.fixture
-def copy_of_planned(planned_tiny: Tiny, fresh_nnunet_env: NnunetEnv) -> Iterator[Tiny]:
+def copy_of_planned(planned_tiny: Tiny, fresh_nnunet_env: NnunetEnv) -> Tiny:
     """A copy in folders of this test alone, to be changed at will."""
     for root in FOLDERS[:2]:
         source = planned_tiny.env.root / root / planned_tiny.dataset
         shutil.copytree(source, fresh_nnunet_env.root / root / planned_tiny.dataset)
-    yield Tiny(fresh_nnunet_env, planned_tiny.id, planned_tiny.name)
+    return Tiny(fresh_nnunet_env, planned_tiny.id, planned_tiny.name)
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ def test_predictions_lie_on_the_grid_of_their_scans(main_job: MainJob) -> None:
     scans = sorted((main_job.tiny.raw / "imagesTs").glob("*.nii.gz"))
     assert len(scans) == 2
     for scan in scans:
-        image, prediction = sitk.ReadImage(str(scan)), sitk.ReadImage(str(main_job.predictions / scan.name.replace("_0000", "")))
+        predicted = main_job.predictions / scan.name.replace("_0000", "")
+        image, prediction = sitk.ReadImage(str(scan)), sitk.ReadImage(str(predicted))
         assert prediction.GetSize() == image.GetSize()
         assert prediction.GetSpacing() == pytest.approx(image.GetSpacing())
         assert prediction.GetOrigin() == pytest.approx(image.GetOrigin())
@@ -60,14 +61,14 @@ def test_fine_tuning_starts_from_the_pretrained_network_to_the_bit(main_job: Mai
     assert any(not torch.equal(start[key], pretrained[key]) for key in heads)
     for part in ("encoder.", "decoder.", "transformer."):
         assert any(key.startswith(part) for key in start.keys() - heads), part
-    # It is a pretrained network: rotation and masked features have changed the encoder, and fine-tuning changes it again.
+    # It is a pretrained network: the pretext tasks have changed the encoder, and fine-tuning changes it again.
     final = weights(main_job.tiny.fold(0) / "checkpoint_final.pth")
     assert any(not torch.equal(final[key], pretrained[key]) for key in start.keys() - heads)
 
 
 def test_checkpoints_are_cpu_tensors_and_plain_types(main_job: MainJob) -> None:
     for file in checkpoints(main_job):
-        content = torch.load(file, weights_only=True)  # no map_location: a CUDA tensor would fail here or be found below
+        content = torch.load(file, weights_only=True)  # no map_location: a CUDA tensor would fail or be found below
         found = list(tensors_in(content))
         assert found
         assert {tensor.device.type for tensor in found} == {"cpu"}, file

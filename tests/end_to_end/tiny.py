@@ -60,10 +60,12 @@ class Tiny:
         words = ("nnUNetv2_train", str(self.id), self.configuration, str(fold), "-tr", trainer, "-p", self.plans)
         return (*words, "-device", "cpu", *more)
 
-    def predict(self, scans: Path, out: Path, folds: Sequence[int | str], trainer: str = TRAINER) -> tuple[str | Path, ...]:
+    def predict(
+        self, scans: Path, out: Path, folds: Sequence[int | str], trainer: str = TRAINER
+    ) -> tuple[str | Path, ...]:
         """The words of a prediction command without worker processes."""
-        words = ("nnUNetv2_predict", "-i", scans, "-o", out, "-d", str(self.id), "-c", self.configuration, "-tr", trainer)
-        return (*words, "-p", self.plans, "-f", *map(str, folds), "-npp", "0", "-nps", "0", "-device", "cpu")
+        words = ("nnUNetv2_predict", "-i", scans, "-o", out, "-d", str(self.id), "-c", self.configuration)
+        return (*words, "-tr", trainer, "-p", self.plans, "-f", *map(str, folds), "-npp", "0", "-nps", "0", "-device", "cpu")
 
     def read_plans(self) -> dict[str, Any]:
         return json.loads(self.plans_file.read_text())

@@ -1,4 +1,4 @@
-"""What the tests of the pretext tasks share: a small network, its context, and views without randomness of their own."""
+"""What the tests of the pretext tasks share: a small network, its context, views without randomness of their own."""
 
 from __future__ import annotations
 
