@@ -68,9 +68,12 @@ def _run_steps(workplace: Workplace, book: RecordBook, settings: DemoSettings, c
 
 
 def _environment() -> dict[str, str]:
-    """Settings for nnU-Net's processes: no more of them than cores, one for augmentation beside the training."""
-    cores = provenance.usable_cores()
-    return {"nnUNet_n_proc_DA": str(max(1, min(cores - 1, 6))), "nnUNet_def_n_proc": str(max(1, min(cores - 1, 4)))}
+    """Settings for nnU-Net's processes, by the cores at hand: one process on two cores leaves them to the training.
+
+    ``nnUNet_n_proc_DA=0`` would save that one too, but nnU-Net's planner fails with it.
+    """
+    processes = str(max(1, min(provenance.usable_cores() // 2, 4)))
+    return {"nnUNet_n_proc_DA": processes, "nnUNet_def_n_proc": processes}
 
 
 def _folders(folder: Path) -> dict[str, str]:

@@ -51,5 +51,5 @@ def _settings(
     return DemoSettings(name, "s", values, pretrain[0], fine_tune[0], expected)
 
 
-FULL = _settings("full", pretrain=(10, 25), fine_tune=(15, 25), seconds=(90.0, 90.0, 40.0))
-QUICK = _settings("quick", pretrain=(2, 5), fine_tune=(3, 10), seconds=(15.0, 20.0, 30.0))
+FULL = _settings("full", pretrain=(10, 15), fine_tune=(16, 10), seconds=(90.0, 75.0, 40.0))
+QUICK = _settings("quick", pretrain=(2, 4), fine_tune=(3, 8), seconds=(15.0, 20.0, 30.0))
