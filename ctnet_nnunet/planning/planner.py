@@ -73,8 +73,8 @@ class CTNetPlanner(ExperimentPlanner):  # type: ignore[misc]
         """
         if min(patch_size) < 1 or len(arch_kwargs["strides"]) < 2:
             raise PlanError(
-                f"{self.dataset_name}: {self.UNet_vram_target_GB} GB hold no patch of at least 8 voxels in two axes, or "
-                "the scans have none; raise --gpu-memory or lower --set features_base"
+                f"{self.dataset_name}: {self.UNet_vram_target_GB} GB hold no patch of at least 8 voxels in two axes, "
+                "or the scans have none; raise --gpu-memory or lower --set features_base"
             )
         block = {
             "network_class_name": arch_class_name,

@@ -65,7 +65,8 @@ class Tiny:
     ) -> tuple[str | Path, ...]:
         """The words of a prediction command without worker processes."""
         words = ("nnUNetv2_predict", "-i", scans, "-o", out, "-d", str(self.id), "-c", self.configuration)
-        return (*words, "-tr", trainer, "-p", self.plans, "-f", *map(str, folds), "-npp", "0", "-nps", "0", "-device", "cpu")
+        alone = ("-npp", "0", "-nps", "0", "-device", "cpu")
+        return (*words, "-tr", trainer, "-p", self.plans, "-f", *map(str, folds), *alone)
 
     def read_plans(self) -> dict[str, Any]:
         return json.loads(self.plans_file.read_text())
