@@ -57,13 +57,14 @@ def sort_changes(changes: Mapping[str, Any]) -> Changes:
     result = Changes()
     for key, value in changes.items():
         first, _, rest = key.partition(".")
+        if key == "preset":
+            raise PlanError(f"--set preset={value}: give it as --preset {value}, which brings all of its values")
+        if rest and first in changes:
+            raise PlanError(f"--set {key}: {first} is set as a whole, too; keep one")
         if first == "pretext" and rest:
             result.task_weights[rest] = value
         elif first in NESTED_OPTIONS and rest:
-            nested = result.options.setdefault(first, {})
-            if not isinstance(nested, dict):
-                raise PlanError(f"--set {key}: {first} was already set as a whole")
-            nested[rest] = value
+            result.options.setdefault(first, {})[rest] = value
         elif key in CTNetOptions.model_fields:
             result.options[key] = value
         elif key in PLANNER_KEYS:

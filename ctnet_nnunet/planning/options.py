@@ -131,11 +131,16 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     gives way, unless the changes hold one for pretraining; likewise for ``volf``, for which ``pretrain`` speaks too.
     ``transformer``, ``pretrain`` and ``volf`` merge key by key; ``pretext`` is replaced whole, so that naming the tasks
     to train with leaves the others out.
+
+    Raises:
+        PlanError: If ``pretrain`` or ``volf`` is no table.
     """
     merged = {**preset, **changes}
     spoken_for = set(changes)
     for mode in ("pretrain", "volf"):
         own = changes.get(mode) or {}
+        if not isinstance(own, Mapping):
+            raise PlanError(f"ctnet option {mode}={own!r}: a schedule's keys are wanted, for example {mode}.epochs=100")
         kept = {key: value for key, value in preset.get(mode, {}).items() if key not in spoken_for}
         merged[mode] = {**kept, **own}
         spoken_for |= set(own)
@@ -168,16 +173,25 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
         _refuse_unknown(complete["transformer"], _Transformer.model_fields, where, "transformer.")
     try:
         options = CTNetOptions(**complete)
-        options.schedule("volf")
         options.transformer_options()
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"{where}: ctnet option {key}={first['input']!r}: {first['msg'].lower()}") from None
+        raise _ill_typed(error, where) from None
     except ValueError as error:
         raise PlanError(f"{where}: ctnet option transformer: {error}") from None
     _check_task_options(options, where)
+    modes: tuple[Mode, ...] = ("pretrain", "volf")
+    for mode in modes:
+        try:
+            options.schedule(mode)
+        except ValidationError as error:
+            raise _ill_typed(error, where, f"{mode}.") from None
     return options
+
+
+def _ill_typed(error: ValidationError, where: str, prefix: str = "") -> PlanError:
+    first = error.errors()[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    return PlanError(f"{where}: ctnet option {key}={first['input']!r}: {first['msg'].lower()}")
 
 
 def _check_task_options(options: _Base, where: str) -> None:

@@ -141,5 +141,3 @@ class CTNetPlanner(ExperimentPlanner):  # type: ignore[misc]
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Nothing is written here: ``ctnet plan`` first applies --set, checks the network, then writes atomically."""
-
-

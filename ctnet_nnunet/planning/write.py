@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,9 @@ def write_plan(
     """
     dataset_name = dataset_folder_name(dataset)
     _require_fingerprint(dataset_name)
+    _require_raw_dataset(dataset_name)
+    file = Path(str(nnUNet_preprocessed)) / dataset_name / f"{name}.json"
+    _refuse_name(file)
     sorted_changes = sort_changes(changes or {})
     block = merged_block(preset_block(preset), {"preset": preset, **sorted_changes.options})
     if sorted_changes.task_weights:
@@ -91,22 +95,30 @@ def write_plan(
     plans = _planned(dataset_name, name, gpu_memory, options.transformer_options(), sorted_changes)
     _keep_configurations(plans, configuration)
     _refuse_unused_patch(plans, sorted_changes)
+    planned = list(plans["configurations"])
     for configuration_name, values in plans["configurations"].items():
         if "inherits_from" not in values:
             _complete(plans, configuration_name, values, block, sorted_changes)
     recursive_fix_for_json_export(plans)
-    folder = Path(str(nnUNet_preprocessed)) / dataset_name
-    file = folder / f"{name}.json"
     _refuse_change_under_models(file, plans, force)
     summaries = [
         _summary(plans, key, value)
         for key, value in plans["configurations"].items()
-        if "inherits_from" not in value and (configuration is None or key == configuration)
+        if "inherits_from" not in value and key in planned
     ]
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
-    os.replace(temporary, file)
+    _write_atomically(file, json.dumps(plans, indent=4))
     return WrittenPlan(file, summaries)
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or type(error).__name__
+        raise PlanError(f"{file}: could not be written ({reason}); free disk space or fix the rights") from error
 
 
 def dataset_folder_name(dataset: str | int) -> str:
@@ -121,7 +133,7 @@ def dataset_folder_name(dataset: str | int) -> str:
             raise SetupError(f"{folder.env_var_name} is not set; export it (`ctnet doctor` shows all three folders)")
     try:
         found: str = maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdigit() else dataset)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         raise DataError(f"dataset {dataset}: not found in nnUNet_raw ({nnUNet_raw}); check the id") from None
     return found
 
@@ -130,6 +142,28 @@ def _require_fingerprint(dataset_name: str) -> None:
     if not (Path(str(nnUNet_preprocessed)) / dataset_name / "dataset_fingerprint.json").is_file():
         number = int(dataset_name[len("Dataset") :].split("_")[0])
         raise PlanError(f"{dataset_name}: no fingerprint yet; run nnUNetv2_extract_fingerprint -d {number} first")
+
+
+def _require_raw_dataset(dataset_name: str) -> None:
+    remedy = "nnU-Net's planner reads it, so restore the raw dataset"
+    folder = Path(str(nnUNet_raw)) / dataset_name
+    if not (folder / "dataset.json").is_file():
+        raise DataError(f"{folder / 'dataset.json'}: missing; {remedy}")
+    # A "dataset" table lists images that lie elsewhere.
+    listed = "dataset" in load_json(str(folder / "dataset.json"))
+    if not listed and not any(folder.glob("imagesTr/*")):
+        raise DataError(f"{folder / 'imagesTr'}: missing or empty; {remedy}")
+
+
+def _refuse_name(file: Path) -> None:
+    """Only our own plans files are written over; stock ones of the same name would lose their networks."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", file.stem) or file.name.count(".") != 1:
+        raise PlanError(f"--name {file.stem!r}: use letters, digits, - and _")
+    foreign = file.stem == STOCK_PLANS
+    if file.is_file() and not foreign:
+        foreign = load_json(str(file)).get("experiment_planner_used") != CTNetPlanner.__name__
+    if foreign:
+        raise PlanError(f"--name {file.stem}: that file is for plans of another planner; choose another name")
 
 
 def _planned(dataset: str, name: str, gpu_memory: float, transformer: Any, changes: Changes) -> dict[str, Any]:
@@ -254,5 +288,3 @@ def _summary(plans: dict[str, Any], name: str, configuration: dict[str, Any]) ->
         memory_cpu=training_step_memory(*shape, channels, classes, mixed_precision=False),
         reuses_stock_data=configuration["data_identifier"].startswith(f"{STOCK_PLANS}_"),
     )
-
-
