@@ -93,7 +93,8 @@ def _child(function: Callable[[], Any], environ: Mapping[str, str], out: Path, e
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), {sys.stdout: 1, sys.stderr: 2}[stream])
     os.environ.clear()
     os.environ.update(environ)
-    with pools_of_threads():
+    # One thread, too: threads of tiny networks wait for each other longer than they compute.
+    with pools_of_threads(), mock.patch("multiprocessing.cpu_count", lambda: 1):
         function()
 
 
