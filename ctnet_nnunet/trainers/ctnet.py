@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ from ctnet_nnunet.trainers.lateral_mirroring import (
 )
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
+
+FOLDS = 5
 
 
 class nnUNetTrainerCTNet(ResilientTrainer):
@@ -119,10 +123,16 @@ class nnUNetTrainerCTNet(ResilientTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Stock's split, with an error instead of a stack of them when a fold is empty or names an unknown case."""
-        if self.dataset_class is None:
-            self._require_preprocessed()
-        train, validation = super().do_split()
+        self._require_preprocessed()
+        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        splits = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        if self.fold != "all" and not splits.is_file() and len(present) < FOLDS:
+            raise DataError(
+                f"fold {self.fold}: {len(present)} labelled cases cannot be split into {FOLDS} folds; train fold all "
+                f"instead, or write {splits}"
+            )
+        train, validation = super().do_split()
         if unknown := sorted((set(train) | set(validation)) - present):
             raise DataError(
                 f"splits_final.json, fold {self.fold}: case {unknown[0]} is not among the preprocessed cases "
