@@ -124,7 +124,8 @@ class nnUNetTrainerCTNet(ResilientTrainer):
     def do_split(self) -> tuple[list[str], list[str]]:
         """Stock's split, with an error instead of a stack of them when a fold is empty or names an unknown case."""
         self._require_preprocessed()
-        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        if self.dataset_class is None:  # type: ignore[has-type] # the base class, which has no types, sets it
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         splits = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
         if self.fold != "all" and not splits.is_file() and len(present) < FOLDS:

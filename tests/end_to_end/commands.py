@@ -39,7 +39,8 @@ class Finished:
 
     def succeeded(self) -> Finished:
         """This, for a chain; fails with the command's own words if it failed."""
-        assert self.status == 0, f"{self.command}\nexit status {self.status}\n{self.stdout[-3000:]}\n{self.stderr[-3000:]}"
+        output = f"{self.stdout[-3000:]}\n{self.stderr[-3000:]}"
+        assert self.status == 0, f"{self.command}\nexit status {self.status}\n{output}"
         return self
 
     @property
@@ -61,7 +62,8 @@ def run(env: NnunetEnv, *words: str | Path | int, cwd: Path | None = None, **ext
     command = [str(word) for word in words]
     process = subprocess.run(
         [str(BIN / command[0]), *command[1:]],
-        cwd=cwd, env=environment(env, **extra), capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL,
+        cwd=cwd, env=environment(env, **extra), timeout=SECONDS,
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return Finished(shlex.join(command), process.returncode, process.stdout, process.stderr)
 
