@@ -86,7 +86,7 @@ def write_plan(
     _require_fingerprint(dataset_name)
     _require_raw_dataset(dataset_name)
     file = Path(str(nnUNet_preprocessed)) / dataset_name / f"{name}.json"
-    _refuse_name(file)
+    _refuse_name(name, file)
     sorted_changes = sort_changes(changes or {})
     block = merged_block(preset_block(preset), {"preset": preset, **sorted_changes.options})
     if sorted_changes.task_weights:
@@ -155,15 +155,15 @@ def _require_raw_dataset(dataset_name: str) -> None:
         raise DataError(f"{folder / 'imagesTr'}: missing or empty; {remedy}")
 
 
-def _refuse_name(file: Path) -> None:
+def _refuse_name(name: str, file: Path) -> None:
     """Only our own plans files are written over; stock ones of the same name would lose their networks."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", file.stem) or file.name.count(".") != 1:
-        raise PlanError(f"--name {file.stem!r}: use letters, digits, - and _")
-    foreign = file.stem == STOCK_PLANS
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise PlanError(f"--name {name!r}: use letters, digits, - and _")
+    foreign = name == STOCK_PLANS
     if file.is_file() and not foreign:
         foreign = load_json(str(file)).get("experiment_planner_used") != CTNetPlanner.__name__
     if foreign:
-        raise PlanError(f"--name {file.stem}: that file is for plans of another planner; choose another name")
+        raise PlanError(f"--name {name}: that file is for plans of another planner; choose another name")
 
 
 def _planned(dataset: str, name: str, gpu_memory: float, transformer: Any, changes: Changes) -> dict[str, Any]:
