@@ -36,9 +36,7 @@ def started_weights(tiny: Tiny, trainer: str, weights: Path, out: Path) -> None:
     """Build a trainer as the stock command does, load the weights as it does, and keep the network's."""
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-    built = get_trainer_from_args(
-        str(tiny.id), tiny.configuration, 0, trainer, tiny.plans, device=torch.device("cpu")
-    )
+    built = get_trainer_from_args(str(tiny.id), tiny.configuration, 0, trainer, tiny.plans, device=torch.device("cpu"))
     maybe_load_checkpoint(built, False, False, str(weights))
     torch.save(built.network.state_dict(), out)
 
