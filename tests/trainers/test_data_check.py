@@ -93,7 +93,7 @@ def test_labels_up_to_the_highest_pass() -> None:
 def test_an_unknown_label_names_its_case() -> None:
     data, target = batch(3)
     for targets in (target, [target, target[..., ::2]]):
-        with pytest.raises(DataError, match="case y: its segmentation holds the label 3, .* knows labels up to 2"):
+        with pytest.raises(DataError, match=r"case y: its segmentation holds the label 3, .* knows labels up to 2"):
             check_batch(data, targets, ["x", "y"], 2)
     check_batch(data, target, ["x", "y"], None)
 
