@@ -61,7 +61,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], file: Path) -> None:
         _sync_folder(file.parent)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{file}: could not be written ({reason}); free disk space or fix the folder's rights, then continue with "
             "--c: the checkpoint before it is intact"
@@ -105,10 +105,19 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def _numpy_scalar_types() -> list[Any]:
-    """What stock checkpoints need beyond plain types: numpy's scalars (losses, Dice) and dtypes."""
+    """What stock checkpoints need beyond plain types: numpy's scalars (losses, Dice) and dtypes.
+
+    Under both names of their module, which numpy 2 changed: published models were saved with either.
+    """
     multiarray = getattr(np, "_core", None) or np.core
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    return [multiarray.multiarray.scalar, np.dtype, np.ndarray, multiarray.multiarray._reconstruct, *kinds]
+    functions = (multiarray.multiarray.scalar, multiarray.multiarray._reconstruct)
+    named = [
+        (function, f"numpy.{module}.multiarray.{function.__name__}")
+        for function in functions
+        for module in ("core", "_core")
+    ]
+    return [*named, np.dtype, np.ndarray, *kinds]
 
 
 @dataclass(frozen=True)
