@@ -1,0 +1,89 @@
+"""The learning rate over epochs and AdamW's groups, against arithmetic by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ctnet_nnunet.planning.options import Schedule, read_options
+from ctnet_nnunet.pretext import PRETEXTS
+from ctnet_nnunet.pretext.base import build_pretext
+from ctnet_nnunet.trainers.schedule import WarmupPolyScheduler, adamw
+from tests.pretext.units import CUBE, context_of, network_of
+
+SCHEDULE: Schedule = read_options({"learning_rate": 0.01, "weight_decay": 0.05}).schedule("supervised")
+
+
+def rates(epochs: int, warmup: float, initial: float = 1.0) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=initial)
+    scheduler = WarmupPolyScheduler(optimizer, initial, epochs, warmup)
+    found = []
+    for epoch in range(epochs):
+        scheduler.step(epoch)  # as nnU-Net's on_train_epoch_start does
+        found.append(optimizer.param_groups[0]["lr"])
+        assert scheduler.get_last_lr() == [found[-1]]
+    return found
+
+
+def test_the_rate_rises_linearly_and_falls_as_nnunets() -> None:
+    expected = [0.25, 0.5, 0.75, 1.0, (1 - 1 / 7) ** 0.9, (1 - 2 / 7) ** 0.9, (1 - 3 / 7) ** 0.9]
+    assert rates(10, 3)[:7] == pytest.approx(expected)
+    assert rates(10, 3)[-1] == pytest.approx((1 / 7) ** 0.9)
+
+
+def test_without_warm_up_it_is_stocks_schedule() -> None:
+    assert rates(5, 0, 0.01) == pytest.approx([0.01 * (1 - epoch / 5) ** 0.9 for epoch in range(5)])
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (1, 10), (2, 10), (10, 0.5), (10, 2.5), (1000, 10), (3, 3)])
+def test_the_rate_is_always_positive_and_never_above_the_wanted_one(epochs: int, warmup: float) -> None:
+    found = rates(epochs, warmup, 0.01)
+    assert all(0 < rate <= 0.01 + 1e-12 for rate in found)
+    peak = found.index(max(found))
+    assert found[:peak] == sorted(found[:peak])
+    assert found[peak:] == sorted(found[peak:], reverse=True)
+    assert peak <= min(warmup + 1, epochs - 1)
+
+
+def test_steps_without_a_number_count_on_and_a_jump_goes_anywhere() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = WarmupPolyScheduler(optimizer, 1.0, 10, 3)
+    found = [optimizer.param_groups[0]["lr"]]
+    for _ in range(9):
+        scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(rates(10, 3))
+    scheduler.step(4)  # a resumed training
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rates(10, 3)[4])
+
+
+def test_every_group_gets_the_rate() -> None:
+    optimizer = adamw([nn.Linear(2, 2)], SCHEDULE)
+    WarmupPolyScheduler(optimizer, 0.01, 10, 1).step(0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]
+
+
+def test_what_is_decayed_and_what_is_not() -> None:
+    model = build_pretext(PRETEXTS, network_of(CUBE), context_of(CUBE), {"rotation": 1.0, "masked_features": 1.0}, {})
+    optimizer = adamw([model], SCHEDULE, betas=(0.9, 0.95))
+    decayed, others = ({id(parameter) for parameter in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+    assert all(group["betas"] == (0.9, 0.95) and group["lr"] == 0.01 for group in optimizer.param_groups)
+    teacher = {name for name, _ in model.named_parameters() if ".teacher." in name}
+    assert teacher
+    names = {name: parameter for name, parameter in model.named_parameters() if name not in teacher}
+    free = {name for name, parameter in names.items() if id(parameter) in others}
+    assert {"network.transformer.position_table", "tasks.masked_features.mask_token"} <= free
+    assert all(name.endswith(("bias", "position_table", "mask_token")) or names[name].ndim == 1 for name in free)
+    weights = ("qkv.weight", "conv.weight", "embedding.weight", "projection.weight")
+    assert {id(names[name]) for name in names if name.endswith(weights)} <= decayed
+    assert {id(names[name]) for name in names if ".norm" in name} <= others
+    assert decayed | others == {id(parameter) for parameter in names.values()}  # and so none of the teacher's
+    assert not decayed & others
+
+
+def test_a_parameter_of_two_modules_is_taken_once() -> None:
+    layer = nn.Linear(3, 3)
+    groups = adamw([layer, nn.Sequential(layer)], SCHEDULE).param_groups
+    assert [len(group["params"]) for group in groups] == [1, 1]
