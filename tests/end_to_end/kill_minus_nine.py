@@ -147,8 +147,8 @@ def inspect(latest: Path, age: float, in_write: bool, outcome: Outcome) -> Kill:
     number = len(outcome.kills) + 1
     if optimiser_steps(checkpoint) != kill.steps:
         outcome.faults.append(f"kill {number}: step {kill.steps}, but the optimiser's is {optimiser_steps(checkpoint)}")
-    if outcome.kills and kill.steps <= outcome.kills[-1].steps:
-        outcome.faults.append(f"kill {number}: at step {kill.steps}, no further than the kill before")
+    if outcome.kills and kill.steps < outcome.kills[-1].steps:
+        outcome.faults.append(f"kill {number}: at step {kill.steps}, behind the kill before")
     if age > 60 * SAVE_MINUTES + SLACK_SECONDS:
         outcome.faults.append(f"kill {number}: the checkpoint was {age:.1f} s old")
     return kill
