@@ -78,8 +78,8 @@ def test_raw_data_that_are_gone(dataset: Dataset) -> None:
     refused(dataset, DataError, "dataset.json: missing")
 
 
-def test_memory_that_holds_no_patch(dataset: Dataset) -> None:
-    refused(dataset, PlanError, "0.0002 GB", "--gpu-memory", "features_base", gpu_memory=0.0002)
+def test_memory_that_holds_no_patch(of_size: Callable[..., Dataset]) -> None:
+    refused(of_size((12, 12, 12)), PlanError, "0.0002 GB", "--gpu-memory", "features_base", gpu_memory=0.0002)
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", "with space", "CTNetPlans.json", ".hidden"])
