@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
-PYTEST_ARGS ?=
+# Two processes for two cores; a file stays in one of them, because its tests share what they made.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
