@@ -39,7 +39,7 @@ def _settings(
         f"epochs={fine_tune[0]}",
         f"iterations={fine_tune[1]}",
         "val_iterations=2",
-        "learning_rate=0.001",
+        "learning_rate=0.003",
         "warmup_epochs=1",
         f"pretrain.epochs={pretrain[0]}",
         f"pretrain.iterations={pretrain[1]}",
@@ -51,5 +51,5 @@ def _settings(
     return DemoSettings(name, "s", values, pretrain[0], fine_tune[0], expected)
 
 
-FULL = _settings("full", pretrain=(10, 15), fine_tune=(16, 10), seconds=(90.0, 75.0, 40.0))
+FULL = _settings("full", pretrain=(10, 15), fine_tune=(20, 10), seconds=(75.0, 80.0, 40.0))
 QUICK = _settings("quick", pretrain=(2, 4), fine_tune=(3, 8), seconds=(15.0, 20.0, 30.0))
