@@ -108,6 +108,25 @@ def test_a_zero_projection_gives_the_plans_unet_to_the_bit(plan: Plan) -> None:
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(network(image), expected, strict=True))
 
 
+@pytest.mark.parametrize("name", ["isotropic 3d", "2d", "ResEnc 3d", "tiny: one stage earlier"])
+def test_a_zero_projection_gives_the_unets_gradients(name: str) -> None:
+    plan = BY_NAME[name]
+    network, unet = plan.network(deep_supervision=True), stock_network(plan.unet_block(), plan, deep_supervision=True)
+    unet.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("transformer.")}, strict=True
+    )
+    nn.init.zeros_(network.transformer.unembed.projection.weight)
+    nn.init.zeros_(network.transformer.unembed.projection.bias)
+    for module in (network, unet):
+        draws = torch.Generator().manual_seed(1)
+        outputs = module(plan.image())
+        sum((output * torch.randn(output.shape, generator=draws)).sum() for output in outputs).backward()
+    theirs = dict(unet.named_parameters())
+    for key, parameter in network.named_parameters():
+        if not key.startswith("transformer."):
+            assert torch.allclose(parameter.grad, theirs[key].grad, rtol=1e-4, atol=1e-4), key
+
+
 @over_plans
 @torch.no_grad()
 def test_identity_is_the_plans_unet_with_its_very_keys(plan: Plan) -> None:
