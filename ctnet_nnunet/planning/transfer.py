@@ -16,8 +16,8 @@ from torch import nn
 from ctnet_nnunet.architectures.from_plan import as_ctnet, check_patch, network_from_plan
 from ctnet_nnunet.checkpoints import read_checkpoint, write_checkpoint
 from ctnet_nnunet.errors import CheckpointError, PlanError
+from ctnet_nnunet.planning.datasets import dataset_folder_name
 from ctnet_nnunet.planning.options import read_options
-from ctnet_nnunet.planning.write import dataset_folder_name
 from ctnet_nnunet.weight_transfer import Transfer, transfer_weights
 
 NETWORK_OF_TRAINER = {"nnUNetTrainerCTNet": True, "nnUNetTrainer": False}

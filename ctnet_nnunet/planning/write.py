@@ -5,34 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from ctnet_nnunet.architectures.from_plan import check_patch
-from ctnet_nnunet.errors import DataError, PlanError, SetupError
+from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.changes import Changes, set_dotted, sort_changes
+from ctnet_nnunet.planning.datasets import dataset_folder_name, require_fingerprint, require_raw_dataset
 from ctnet_nnunet.planning.memory import StepMemory, training_step_memory
 from ctnet_nnunet.planning.options import merged_block, preset_block, read_options
 from ctnet_nnunet.planning.planner import CTNetPlanner
-
-STOCK_PLANS = "nnUNetPlans"
-# What decides the preprocessed voxels: equal values mean that stock preprocessed data can be used as they are.
-PREPROCESSING_KEYS = (
-    "spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name",
-    "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
-)  # fmt: skip
-PREPROCESSING_KEYS_OF_THE_FILE = (
-    "transpose_forward", "foreground_intensity_properties_per_channel", "image_reader_writer",
-)  # fmt: skip
+from ctnet_nnunet.planning.plans_file import refuse_change_under_models, refuse_name, write_atomically
+from ctnet_nnunet.planning.stock_data import STOCK_PLANS, same_preprocessing
 
 
 @dataclass(frozen=True)
@@ -83,10 +73,10 @@ def write_plan(
         SetupError, DataError, PlanError: With what, where and the remedy; nothing is written then.
     """
     dataset_name = dataset_folder_name(dataset)
-    _require_fingerprint(dataset_name)
-    _require_raw_dataset(dataset_name)
+    require_fingerprint(dataset_name)
+    require_raw_dataset(dataset_name)
     file = Path(str(nnUNet_preprocessed)) / dataset_name / f"{name}.json"
-    _refuse_name(name, file)
+    refuse_name(name, file)
     sorted_changes = sort_changes(changes or {})
     block = merged_block(preset_block(preset), {"preset": preset, **sorted_changes.options})
     if sorted_changes.task_weights:
@@ -100,70 +90,14 @@ def write_plan(
         if "inherits_from" not in values:
             _complete(plans, configuration_name, values, block, sorted_changes)
     recursive_fix_for_json_export(plans)
-    _refuse_change_under_models(file, plans, force)
+    refuse_change_under_models(file, plans, force)
     summaries = [
         _summary(plans, key, value)
         for key, value in plans["configurations"].items()
         if "inherits_from" not in value and key in planned
     ]
-    _write_atomically(file, json.dumps(plans, indent=4))
+    write_atomically(file, json.dumps(plans, indent=4))
     return WrittenPlan(file, summaries)
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or type(error).__name__
-        raise PlanError(f"{file}: could not be written ({reason}); free disk space or fix the rights") from error
-
-
-def dataset_folder_name(dataset: str | int) -> str:
-    """``501``, ``"501"`` or ``"Dataset501_Name"`` → ``"Dataset501_Name"``.
-
-    Raises:
-        SetupError: If nnU-Net's folders are not set.
-        DataError: If there is no such dataset.
-    """
-    for folder in (nnUNet_raw, nnUNet_preprocessed):
-        if not folder.is_set():
-            raise SetupError(f"{folder.env_var_name} is not set; export it (`ctnet doctor` shows all three folders)")
-    try:
-        found: str = maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdigit() else dataset)
-    except (RuntimeError, ValueError):
-        raise DataError(f"dataset {dataset}: not found in nnUNet_raw ({nnUNet_raw}); check the id") from None
-    return found
-
-
-def _require_fingerprint(dataset_name: str) -> None:
-    if not (Path(str(nnUNet_preprocessed)) / dataset_name / "dataset_fingerprint.json").is_file():
-        number = int(dataset_name[len("Dataset") :].split("_")[0])
-        raise PlanError(f"{dataset_name}: no fingerprint yet; run nnUNetv2_extract_fingerprint -d {number} first")
-
-
-def _require_raw_dataset(dataset_name: str) -> None:
-    remedy = "nnU-Net's planner reads it, so restore the raw dataset"
-    folder = Path(str(nnUNet_raw)) / dataset_name
-    if not (folder / "dataset.json").is_file():
-        raise DataError(f"{folder / 'dataset.json'}: missing; {remedy}")
-    # A "dataset" table lists images that lie elsewhere.
-    listed = "dataset" in load_json(str(folder / "dataset.json"))
-    if not listed and not any(folder.glob("imagesTr/*")):
-        raise DataError(f"{folder / 'imagesTr'}: missing or empty; {remedy}")
-
-
-def _refuse_name(name: str, file: Path) -> None:
-    """Only our own plans files are written over; stock ones of the same name would lose their networks."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise PlanError(f"--name {name!r}: use letters, digits, - and _")
-    foreign = name == STOCK_PLANS
-    if file.is_file() and not foreign:
-        foreign = load_json(str(file)).get("experiment_planner_used") != CTNetPlanner.__name__
-    if foreign:
-        raise PlanError(f"--name {name}: that file is for plans of another planner; choose another name")
 
 
 def _planned(dataset: str, name: str, gpu_memory: float, transformer: Any, changes: Changes) -> dict[str, Any]:
@@ -232,43 +166,8 @@ def _complete(
     check_patch(configuration["architecture"], configuration["patch_size"])
     recursive_fix_for_json_export(configuration)
     stock = Path(str(nnUNet_preprocessed)) / plans["dataset_name"] / f"{STOCK_PLANS}.json"
-    if stock.is_file() and _same_preprocessing(plans, configuration, load_json(str(stock)), name):
+    if stock.is_file() and same_preprocessing(plans, configuration, load_json(str(stock)), name):
         configuration["data_identifier"] = f"{STOCK_PLANS}_{name}"
-
-
-def _same_preprocessing(plans: dict[str, Any], configuration: dict[str, Any], stock: dict[str, Any], name: str) -> bool:
-    other = stock["configurations"].get(name)
-    if other is None or other.get("data_identifier") != f"{STOCK_PLANS}_{name}":
-        return False
-    ours = [configuration.get(key) for key in PREPROCESSING_KEYS]
-    theirs = [other.get(key) for key in PREPROCESSING_KEYS]
-    ours += [plans.get(key) for key in PREPROCESSING_KEYS_OF_THE_FILE]
-    theirs += [stock.get(key) for key in PREPROCESSING_KEYS_OF_THE_FILE]
-    # Through JSON, because one side was just planned (tuples, numpy) and the other read from a file.
-    return bool(json.dumps(_plain(ours)) == json.dumps(_plain(theirs)))
-
-
-def _plain(values: list[Any]) -> list[Any]:
-    wrapped = {"values": values}
-    recursive_fix_for_json_export(wrapped)
-    return wrapped["values"]
-
-
-def _refuse_change_under_models(file: Path, plans: dict[str, Any], force: bool) -> None:
-    """Keep what other configurations an existing file has; refuse to change one that models were trained with."""
-    if not file.is_file():
-        return
-    old = load_json(str(file))
-    for name, values in old["configurations"].items():
-        new = plans["configurations"].setdefault(name, values)
-        unchanged = json.dumps(new, sort_keys=True) == json.dumps(values, sort_keys=True)
-        if unchanged or force or not nnUNet_results.is_set():
-            continue
-        results = Path(str(nnUNet_results)) / plans["dataset_name"]
-        if found := sorted(results.glob(f"*__{file.stem}__{name}/fold_*/checkpoint_*.pth")):
-            raise PlanError(
-                f"{file}: {found[0].parent} was trained with another {name} of this name; choose --name, or --force"
-            )
 
 
 def _summary(plans: dict[str, Any], name: str, configuration: dict[str, Any]) -> PlannedConfiguration:

@@ -55,13 +55,9 @@ def test_no_fingerprint(dataset: Dataset) -> None:
     refused(dataset, PlanError, "no fingerprint", "nnUNetv2_extract_fingerprint -d 540")
 
 
-@pytest.mark.parametrize("name", [999, "999", "plain", "", "../540"])
+@pytest.mark.parametrize("name", [999, "999", "plain", "", "../540", "Dataset540_other", "Datasetfoo_plain"])
 def test_an_unknown_dataset(dataset: Dataset, name: str | int) -> None:
     refused(dataset, DataError, str(name), "not found in nnUNet_raw", dataset=name)
-
-
-def test_a_dataset_of_that_name_without_a_fingerprint(dataset: Dataset) -> None:
-    refused(dataset, PlanError, "Dataset540_other: no fingerprint", dataset="Dataset540_other")
 
 
 @pytest.mark.parametrize("name", ["nnUNet_raw", "nnUNet_preprocessed"])
@@ -76,6 +72,19 @@ def test_raw_data_that_are_gone(dataset: Dataset) -> None:
     refused(dataset, DataError, "imagesTr: missing or empty")
     (dataset.raw / "dataset.json").unlink()
     refused(dataset, DataError, "dataset.json: missing")
+
+
+def test_broken_json(dataset: Dataset) -> None:
+    dataset.file().write_text('{"configurations": ')
+    refused(dataset, PlanError, "CTNetPlans.json: no valid JSON", "remove it")
+    (dataset.raw / "dataset.json").write_text("{")
+    refused(dataset, DataError, "dataset.json: no valid JSON")
+
+
+def test_two_datasets_of_one_id(dataset: Dataset) -> None:
+    (dataset.raw.parent / "Dataset540_other").mkdir()
+    refused(dataset, DataError, "several folders have this id")
+    assert write_plan(dataset.raw.name, "3d_fullres", changes=TINY).file == dataset.file()
 
 
 def test_memory_that_holds_no_patch(of_size: Callable[..., Dataset]) -> None:
@@ -127,7 +136,7 @@ def test_a_rename_that_fails_leaves_the_old_file(dataset: Dataset, monkeypatch: 
     def denied(source: object, target: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("ctnet_nnunet.planning.write.os.replace", denied)
+    monkeypatch.setattr("ctnet_nnunet.planning.plans_file.os.replace", denied)
     refused(dataset, PlanError, "could not be written", "Permission denied", changes={**TINY, "epochs": 9})
 
 
