@@ -23,13 +23,20 @@ HEADS = ".seg_layers."
 """Keys with this substring are segmentation heads: stock ``-pretrained_weights`` leaves them out."""
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, moved: dict[Any, Tensor] | None = None) -> Any:
     """Tensors on the CPU and plain types: numpy and other scalars become Python's, the rest its text.
 
-    Containers keep their kind (tuples stay tuples), so optimiser states load as they were.
+    Containers keep their kind (tuples stay tuples), so optimiser states load as they were. Tensors that are one on the
+    device stay one (``moved`` remembers them): a state dict names nnU-Net's encoder twice, its convolutions four times.
     """
+    moved = {} if moved is None else moved
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        if value.device.type == "cpu":
+            return value.detach()
+        same = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+        if same not in moved:
+            moved[same] = value.detach().cpu()
+        return moved[same]
     if value is None or (isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins"):
         return value
     if isinstance(value, np.generic):
@@ -37,11 +44,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {plain(key): plain(item, moved) for key, item in value.items()}
     if isinstance(value, (list, set)):
-        return [plain(item) for item in value]
+        return [plain(item, moved) for item in value]
     if isinstance(value, tuple):
-        return tuple(plain(item) for item in value)
+        return tuple(plain(item, moved) for item in value)
     return str(value)
 
 
