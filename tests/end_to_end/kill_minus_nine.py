@@ -49,6 +49,10 @@ class Kill:
     steps: int
     in_write: bool
 
+    def text(self) -> str:
+        where = ", in the middle of a write" if self.in_write else ""
+        return f"loads, step {self.steps}, {self.age:.2f} s old{where}"
+
 
 @dataclass
 class Outcome:
@@ -84,17 +88,22 @@ def kill_again_and_again(tiny: Tiny, trainer: str, kills: int, rng: random.Rando
     for number in range(kills):
         more = ("--c",) if number else ()
         killed = start_and_kill(tiny, trainer, latest, rng, *more)
-        if killed is None:
-            outcome.faults.append(f"the training ended by itself after {number} kills")
+        if isinstance(killed, int):
+            outcome.faults.append(f"the training ended by itself after {number} kills with exit status {killed}")
             return outcome
         age, in_write = killed
         outcome.kills.append(inspect(latest, age, in_write, outcome))
+        print(f"kill {number + 1:2d}: {outcome.kills[-1].text()}", flush=True)
     finish(tiny, trainer, outcome)
     return outcome
 
 
-def start_and_kill(tiny: Tiny, trainer: str, latest: Path, rng: random.Random, *more: str) -> tuple[float, bool] | None:
-    """Start, let a random number of checkpoints be written, kill; returns the last one's age and if a write was cut."""
+def start_and_kill(tiny: Tiny, trainer: str, latest: Path, rng: random.Random, *more: str) -> tuple[float, bool] | int:
+    """Start, let a random number of checkpoints be written, kill.
+
+    Returns:
+        The last checkpoint's age in seconds and whether a write was cut off; the exit status if it ended by itself.
+    """
     process = start(tiny, trainer, *more)
     try:
         written, seen = rng.randint(1, 8), modified(latest)
@@ -107,8 +116,8 @@ def start_and_kill(tiny: Tiny, trainer: str, latest: Path, rng: random.Random, *
             wait_for_a_write(latest, process)
         else:
             time.sleep(rng.uniform(0, 0.2))
-        if process.poll() is not None:
-            return None
+        if (status := process.poll()) is not None:
+            return status
         process.send_signal(signal.SIGKILL)
         process.wait()
         return time.time() - latest.stat().st_mtime, bool(list(latest.parent.glob(".checkpoint_*.partial")))
@@ -120,8 +129,7 @@ def start_and_kill(tiny: Tiny, trainer: str, latest: Path, rng: random.Random, *
 def start(tiny: Tiny, trainer: str, *more: str) -> subprocess.Popen[bytes]:
     """The real command."""
     command = [str(word) for word in tiny.train(0, trainer, *more)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([str(BIN / command[0]), *command[1:]], env=environment(tiny.env), **quiet)
+    return subprocess.Popen([str(BIN / command[0]), *command[1:]], env=environment(tiny.env), stdout=subprocess.DEVNULL)
 
 
 def modified(file: Path) -> int:
@@ -195,9 +203,6 @@ def main() -> int:
         with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's planning says much
             tiny = planned_for(arguments.kills, env, 900)
         outcome = kill_again_and_again(tiny, arguments.trainer, arguments.kills, random.Random(arguments.seed))
-    for number, kill in enumerate(outcome.kills, start=1):
-        where = ", in the middle of a write" if kill.in_write else ""
-        print(f"kill {number:2d}: loads, step {kill.steps}, {kill.age:.2f} s old{where}")
     print(f"{arguments.trainer}: {outcome.summary()}")
     return 1 if outcome.faults else 0
 
