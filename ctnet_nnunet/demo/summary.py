@@ -34,7 +34,7 @@ REPORT = "report.html"
 
 INTRODUCTION = (
     "CTNet was pretrained without labels on all training scans, fine-tuned in five folds on the few labelled ones, and "
-    "the five networks together segmented scans that none of them had seen. Every number below comes from "
+    "the five networks together segmented scans that none of them had seen. The scores below are of "
     "those new scans."
 )
 
