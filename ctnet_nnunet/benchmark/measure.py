@@ -11,9 +11,7 @@ import gc
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pathlib import Path
 import torch
 
 from ctnet_nnunet.benchmark.steps import Workload, make_step
+from ctnet_nnunet.errors import SetupError
 
 WARM_UP_STEPS = 2
 
@@ -100,17 +99,19 @@ def _peak_on_cpu(subject: str, workload: Workload, mixed: bool, threads: int) ->
     torch.set_num_threads(threads)
     small = Workload((16,) * len(workload.patch_size), workload.batch_size, 4, workload.channels, workload.classes)
     make_step("PlainConvUNet", small, torch.device("cpu"), False, mixed)()  # code and thread pools, once
-    before = _resident_bytes()
+    before = _status_bytes("VmRSS")
     step = make_step(subject, workload, torch.device("cpu"), False, mixed)
     for _ in range(WARM_UP_STEPS):
         step()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+    return _status_bytes("VmHWM") - before
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+def _status_bytes(field: str) -> int:
+    """A field of this process's memory from the kernel; its peak, unlike getrusage's, is not the parent's."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise SetupError(f"/proc/self/status has no {field}: memory can be measured on Linux only")
 
 
 def machine(device: torch.device) -> str:
