@@ -66,7 +66,7 @@ def test_nothing_is_fetched() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    plain, hostile = (_parsed(render(_report(name, name))) for name in ("case of names", HOSTILE))
+    plain, hostile = (_parsed(render(_report(name, name))) for name in ("a case", HOSTILE))
 
     assert plain.tags == hostile.tags
     assert all(value.startswith("data:") for value in hostile.fetched)
