@@ -38,8 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": set(),
     "benchmark": {"architectures", "pretext", "planning"},
     "demo": {"evaluation"},
+    "low_label": {"architectures", "pretext", "planning", "unlabeled", "evaluation"},
     "cli": {
-        *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark")
+        *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"),
+        "low_label",
     },
 }
 MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark"}

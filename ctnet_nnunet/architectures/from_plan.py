@@ -82,6 +82,20 @@ def as_ctnet(
     return {**architecture, "network_class_name": CTNET_CLASS_NAME, "arch_kwargs": arguments}
 
 
+def as_unet(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``architecture`` block of the U-Net inside a CTNet block; a U-Net's block is returned as it is.
+
+    Raises:
+        PlanError: If the class is unknown.
+    """
+    if checked_class_name(architecture) != CTNET_CLASS_NAME:
+        return dict(architecture)
+    arguments = {key: value for key, value in architecture["arch_kwargs"].items() if key != "transformer"}
+    kind = ResidualEncoderUNet if "n_blocks_per_stage" in arguments else PlainConvUNet
+    name = next(name for name, network in NETWORKS.items() if network is kind)
+    return {**architecture, "network_class_name": name, "arch_kwargs": arguments}
+
+
 def checked_class_name(architecture: Mapping[str, Any]) -> str:
     """The ``network_class_name`` of a block, if it is one of the fixed table.
 

@@ -1,4 +1,4 @@
-"""``ctnet benchmark speed`` and ``ctnet benchmark memory``: the tables of docs/benchmarks.md."""
+"""``ctnet benchmark speed``, ``memory`` and ``low-label``: the tables of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctnet_nnunet.cli.low_label import ListsAfterOptions, low_label
 from ctnet_nnunet.errors import PlanError, SetupError
 from ctnet_nnunet.nnunet_version import require_supported_nnunet
 
@@ -26,6 +27,9 @@ MEMORY_PLANS = ("40,56,40:16", "64,64,64:32", "48,96,80:32")
 @app.callback()
 def _benchmark() -> None:
     require_supported_nnunet()
+
+
+app.command("low-label", cls=ListsAfterOptions)(low_label)
 
 
 @app.command("speed")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
-from ctnet_nnunet.demo.progress import clock
+from ctnet_nnunet.training_log import clock
 
 LINE_EVERY_SECONDS = 20.0
 

@@ -10,11 +10,12 @@ from datetime import datetime
 from pathlib import Path
 
 from ctnet_nnunet.demo.display import Display
-from ctnet_nnunet.demo.process import Workplace, last_lines, run_command
-from ctnet_nnunet.demo.progress import Estimator, read_training_state, training_fraction
+from ctnet_nnunet.demo.progress import Estimator, training_fraction
 from ctnet_nnunet.demo.records import RecordBook, Run, key_of
 from ctnet_nnunet.demo.steps import Step, command_line
 from ctnet_nnunet.errors import CTNetError
+from ctnet_nnunet.process import Workplace, last_lines, run_command
+from ctnet_nnunet.training_log import read_training_state
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth")
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from ctnet_nnunet.demo.dataset import DATASET_NAME, NEW_LABELS, NEW_SCANS, build_raw_dataset
 from ctnet_nnunet.demo.display import LiveDisplay, PlainDisplay
-from ctnet_nnunet.demo.lock import folder_lock
 from ctnet_nnunet.demo.pipeline import Pipeline
-from ctnet_nnunet.demo.process import Workplace
 from ctnet_nnunet.demo.records import FILE_NAME, RecordBook, open_book
 from ctnet_nnunet.demo.settings import DemoSettings
 from ctnet_nnunet.demo.steps import PREDICTIONS, PREPROCESSED, RAW, RESULTS, demo_steps
@@ -25,6 +20,8 @@ from ctnet_nnunet.demo.summary import REPORT, summarise
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.cases import Evaluation
+from ctnet_nnunet.folder_lock import folder_lock
+from ctnet_nnunet.process import Workplace, interruptible
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
 
 WRITTEN = (RAW, PREPROCESSED, RESULTS, PREDICTIONS, NEW_SCANS, NEW_LABELS, Path("logs"), Path(REPORT), Path(FILE_NAME))
@@ -41,7 +38,7 @@ def run_demo(folder: Path, settings: DemoSettings, restart: bool, console: Conso
     """
     if folder.exists() and not folder.is_dir():
         raise SetupError(f"{folder} is a file; give a folder with --out")
-    with _interruptible(), folder_lock(folder) as lock:
+    with interruptible(), folder_lock(folder) as lock:
         if restart:
             _remove_earlier(folder)
         book = open_book(folder, settings.name)
@@ -97,17 +94,3 @@ def _remove_earlier(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C, so that the running command is ended with the demo."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)

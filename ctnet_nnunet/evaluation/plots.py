@@ -34,7 +34,7 @@ def _draw_losses(panel: Axes, history: History) -> None:
     panel.set_title(history.name, fontsize=8, color=INK, loc="left")
     panel.set_xlabel("epoch", fontsize=7, color=INK)
     panel.set_ylabel("loss", fontsize=7, color=INK)
-    _sober(panel)
+    sober(panel)
 
 
 def score_figure(histories: Sequence[History], label: str) -> Figure:
@@ -47,7 +47,7 @@ def score_figure(histories: Sequence[History], label: str) -> Figure:
     panel.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     panel.set_xlabel("epoch", fontsize=7, color=INK)
     panel.set_ylabel(label, fontsize=7, color=INK)
-    _sober(panel)
+    sober(panel)
     return figure
 
 
@@ -56,7 +56,8 @@ def _line(panel: Axes, values: Sequence[float], colour: str, label: str) -> None
     panel.plot(range(1, len(values) + 1), values, color=colour, linewidth=1.3, label=label, marker=marker, markersize=3)
 
 
-def _sober(panel: Axes) -> None:
+def sober(panel: Axes) -> None:
+    """Thin axes, small ticks, no frame: the look of all curves."""
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     for side in ("left", "bottom"):

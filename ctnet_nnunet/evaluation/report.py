@@ -75,8 +75,12 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(number=_number, duration=duration)
-    style = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html").render(r=report, style=style, **_tables(report.evaluation))
+    return environment.get_template("report.html").render(r=report, style=style_sheet(), **_tables(report.evaluation))
+
+
+def style_sheet() -> str:
+    """The look of all our pages."""
+    return (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -21,6 +21,7 @@ except SetupError as error:
 # Only after the version is known to fit: these import nnunetv2.
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
+from ctnet_nnunet.trainers.stock_sgd import nnUNetTrainerStockSGD
 from ctnet_nnunet.trainers.volf import nnUNetTrainerVolF
 
-__all__ = ["nnUNetTrainerCTNet", "nnUNetTrainerCTNetPretrain", "nnUNetTrainerVolF"]
+__all__ = ["nnUNetTrainerCTNet", "nnUNetTrainerCTNetPretrain", "nnUNetTrainerStockSGD", "nnUNetTrainerVolF"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ctnet_nnunet.demo.process import find_program
 from ctnet_nnunet.demo.records import FILE_NAME
 from ctnet_nnunet.demo.run import WRITTEN
+from ctnet_nnunet.process import find_program
 
 
 def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ctnet_nnunet.demo.lock import folder_lock
 from ctnet_nnunet.demo.pipeline import Pipeline, StepFailedError
-from ctnet_nnunet.demo.process import Workplace, find_program, run_command
 from ctnet_nnunet.demo.records import FILE_NAME, open_book
 from ctnet_nnunet.demo.steps import Step, Training
 from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.folder_lock import folder_lock
+from ctnet_nnunet.process import Workplace, find_program, run_command
 
 VERSIONS = {"ctnet_nnunet": "1"}
 
@@ -236,7 +236,7 @@ def test_the_lock_outlives_a_killed_demo_as_long_as_its_command_runs(tmp_path: P
         [
             sys.executable, "-c",
             "import subprocess, sys, time, pathlib\n"
-            "from ctnet_nnunet.demo.lock import folder_lock\n"
+            "from ctnet_nnunet.folder_lock import folder_lock\n"
             "with folder_lock(pathlib.Path(sys.argv[1])) as fd:\n"
             "    p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=(fd,))\n"
             "    print(p.pid, flush=True)\n"
@@ -250,7 +250,7 @@ def test_the_lock_outlives_a_killed_demo_as_long_as_its_command_runs(tmp_path: P
     holder.kill()
     holder.wait()
 
-    with pytest.raises(SetupError, match="still runs there"), folder_lock(tmp_path):
+    with pytest.raises(SetupError, match="still works there"), folder_lock(tmp_path):
         pass
     os.kill(command, signal.SIGKILL)
     deadline = time.monotonic() + 5

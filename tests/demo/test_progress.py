@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ctnet_nnunet.demo.progress import Estimator, TrainingState, clock, read_training_state, training_fraction
+from ctnet_nnunet.demo.progress import Estimator, training_fraction
+from ctnet_nnunet.training_log import TrainingState, clock, read_training_state
 
 
 def test_remaining_time_on_a_machine_as_fast_as_expected() -> None:

@@ -1,4 +1,4 @@
-"""One demo at a time in a folder, also while commands of a demo that was killed are still running."""
+"""One run at a time in a folder, also while commands of a run that was killed are still at work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def folder_lock(folder: Path) -> Iterator[int]:
     """Hold ``folder/.lock`` and yield its file descriptor, which child processes are to inherit.
 
     The lock belongs to the open file and not to a process: it is free when the last process that has it open ends. So
-    a training that outlived a killed demo still keeps a second one out.
+    a training that outlived a killed run still keeps a second one out.
 
     Raises:
         SetupError: if another process holds it.
@@ -33,7 +33,7 @@ def folder_lock(folder: Path) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise SetupError(
-                    f"{folder}: a demo or one of its commands still runs there; wait, end it, or give another --out"
+                    f"{folder}: a run or one of its commands still works there; wait, end it, or give another --out"
                 ) from error
         yield descriptor
     finally:

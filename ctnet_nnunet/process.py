@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from ctnet_nnunet.errors import SetupError
 
@@ -99,3 +101,17 @@ def last_lines(log: Path, count: int = 15) -> list[str]:
     """The last lines of a log that hold text."""
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     return [line.rstrip() for line in lines if line.strip()][-count:]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C, so that a running command is ended with this one."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -1,0 +1,110 @@
+"""``ctnet benchmark low-label``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ctnet_nnunet.errors import SetupError
+
+DEFAULT_ARMS = ("unet", "unet-adamw", "ctnet", "ctnet+ssl", "unet+volf", "ctnet+volf", "ctnet-full")
+
+
+class ListsAfterOptions(TyperCommand):
+    """Takes ``--labels 1 5 10`` for ``--labels 1 --labels 5 --labels 10``, as nnU-Net's own commands do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lists = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        spread: list[str] = []
+        current: str | None = None
+        for word in args:
+            if word.startswith("-") and not word.lstrip("-").isdigit():
+                current = word if word in lists else None
+                spread.append(word)
+            elif current is not None and spread[-1] != current:
+                spread += [current, word]
+            else:
+                spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def low_label(
+    dataset: Annotated[str, typer.Option("-d", help="Dataset id or name, planned and preprocessed.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; an interrupted one goes on there.")],
+    labels: Annotated[list[int], typer.Option(help="Numbers of labelled cases, for example 1 5.", min=1)],
+    iterations: Annotated[int, typer.Option(help="Iterations of a supervised training.", min=1)],
+    pretrain_iterations: Annotated[int, typer.Option(help="Iterations of a pretraining.", min=1)],
+    draws: Annotated[int, typer.Option(help="Draws of the labelled cases; three or more for a claim.", min=1)] = 3,
+    arms: Annotated[list[str] | None, typer.Option(help="Arms to compare, by name; see below.")] = None,
+    test_cases: Annotated[
+        Path | None, typer.Option(help="File with the test cases, one a line; else a fifth is drawn.")
+    ] = None,
+    pool_cases: Annotated[Path | None, typer.Option(help="File with the pool's cases; else all others.")] = None,
+    leave_out: Annotated[Path | None, typer.Option(help="File with cases to use nowhere.")] = None,
+    configuration: Annotated[str, typer.Option("-c", help="Configuration.")] = "3d_fullres",
+    plans: Annotated[str, typer.Option("-p", help="Base plans: patch, spacing, features of all arms.")] = "nnUNetPlans",
+    preset: Annotated[str | None, typer.Option(help="Preset of the CTNet arms; the base plan's by default.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs that a training is cut into.", min=2)] = 25,
+    seed: Annotated[int, typer.Option(help="Of draws and trainings.", min=0)] = 12345,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE in the ctnet block of every arm.")
+    ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option("--checkpoint", help="NAME=FILE: an arm ctnet@NAME fine-tuned from a file of yours."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Trainings at once; more than one pays on a GPU alone.", min=1)] = 1,
+    device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
+) -> None:
+    """What pretraining gives with few labels: real trainings on the same draws, compared on cases none has seen.
+
+    Arms: unet, unet-adamw, ctnet, ctnet-identity, ctnet+rotation, ctnet+masked, ctnet+ssl, unet+volf, ctnet+volf,
+    ctnet+ssl+volf, ctnet-full (all labels of the pool).
+    """
+    if device not in ("cpu", "cuda", "mps"):
+        raise SetupError(f"-device {device!r}: cpu, cuda or mps")
+    from ctnet_nnunet.low_label.run import Request, run_comparison
+
+    request = Request(
+        dataset=dataset,
+        labels=labels,
+        draws=draws,
+        arms=arms or DEFAULT_ARMS,
+        iterations=iterations,
+        pretrain_iterations=pretrain_iterations,
+        out=out.resolve(),
+        configuration=configuration,
+        plans=plans,
+        preset=preset,
+        epochs=epochs,
+        seed=seed,
+        test_cases=test_cases,
+        pool_cases=pool_cases,
+        leave_out=leave_out,
+        assignments=assignments or [],
+        checkpoints=_named_files(checkpoints or []),
+        workers=workers,
+        device=device,
+    )
+    pages, failures = run_comparison(request, typer.echo)
+    for page in pages:
+        typer.echo(f"wrote {page}")
+    for title, reason in failures.items():
+        typer.echo(f"failed: {title}: {reason}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _named_files(assignments: list[str]) -> dict[str, str]:
+    named: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, file = assignment.partition("=")
+        if not equals or not name.isidentifier() or not file:
+            raise SetupError(f"--checkpoint {assignment!r}: write it as NAME=FILE, NAME of letters, digits and _")
+        if not Path(file).is_file():
+            raise SetupError(f"--checkpoint {name}: {file} does not exist")
+        named[name] = file
+    return named

@@ -1,0 +1,1 @@
+"""The low-label benchmark: real trainings that differ in one thing each, on the same labelled draws."""

@@ -1,0 +1,107 @@
+"""The arms of the benchmark: which network, which trainer, which pretraining. A new arm is one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ctnet_nnunet.errors import SetupError
+
+Network = Literal["unet", "identity", "ctnet"]
+"""``unet``: the plan's own; ``identity``: CTNet without its transformer, which is the same; ``ctnet``: CTNet."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A trainer and the weights of its pretext tasks."""
+
+    trainer: str
+    tasks: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """For plans and folders: letters, digits and underscores."""
+        return "_".join(task.replace("_", "") for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the tables.
+
+    Attributes:
+        name: As typed and printed.
+        network: Which network is trained.
+        trainer: Of the supervised training.
+        pretraining: Before it, or None.
+        all_labels: Trained once with every label of the pool, as a ceiling.
+        weights: A user's own checkpoint to start from, in place of a pretraining.
+    """
+
+    name: str
+    network: Network
+    trainer: str = "nnUNetTrainerCTNet"
+    pretraining: Pretraining | None = None
+    all_labels: bool = False
+    weights: str | None = None
+
+    @property
+    def plans(self) -> str:
+        """Name of its plans file."""
+        return "arm_" + "".join(c if c.isalnum() else "_" for c in self.name)
+
+
+def _pretrained(tasks: Mapping[str, float], trainer: str = "nnUNetTrainerCTNetPretrain") -> Pretraining:
+    return Pretraining(trainer, dict(tasks))
+
+
+VOLUME_FUSION = _pretrained({"volume_fusion": 1.0}, "nnUNetTrainerVolF")
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("unet", "unet", trainer="nnUNetTrainerStockSGD"),
+        Arm("unet-adamw", "unet"),
+        Arm("ctnet", "ctnet"),
+        Arm("ctnet-identity", "identity"),
+        Arm("ctnet+rotation", "ctnet", pretraining=_pretrained({"rotation": 1.0})),
+        Arm("ctnet+masked", "ctnet", pretraining=_pretrained({"masked_features": 1.0})),
+        Arm("ctnet+ssl", "ctnet", pretraining=_pretrained({"rotation": 1.0, "masked_features": 1.0})),
+        Arm("unet+volf", "unet", pretraining=VOLUME_FUSION),
+        Arm("ctnet+volf", "ctnet", pretraining=VOLUME_FUSION),
+        Arm(
+            "ctnet+ssl+volf",
+            "ctnet",
+            pretraining=_pretrained({"rotation": 1.0, "masked_features": 1.0, "volume_fusion": 0.5}),
+        ),
+        Arm("ctnet-full", "ctnet", all_labels=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The arms of a run, in the order of their tables."""
+
+    arms: tuple[Arm, ...] = field(default_factory=tuple)
+
+    def of_draws(self) -> list[Arm]:
+        """Those that are trained on the labelled draws."""
+        return [arm for arm in self.arms if not arm.all_labels]
+
+
+def select(names: Iterable[str], checkpoints: Mapping[str, str]) -> Selection:
+    """The arms of that name, and one more, ``ctnet@NAME``, for each of the user's checkpoints.
+
+    Raises:
+        SetupError: On an unknown name, or none.
+    """
+    chosen = []
+    for name in dict.fromkeys(names):
+        if name not in ARMS:
+            raise SetupError(f"--arms {name}: no such arm; there are {', '.join(ARMS)}")
+        chosen.append(ARMS[name])
+    chosen += [Arm(f"ctnet@{name}", "ctnet", weights=file) for name, file in checkpoints.items()]
+    if not chosen:
+        raise SetupError(f"--arms: none given; there are {', '.join(ARMS)}")
+    return Selection(tuple(chosen))

@@ -1,0 +1,138 @@
+"""Means over draws, and paired tests between arms.
+
+A figure of an arm is the mean over its draws, ± the standard deviation over them; a draw's figure is the mean over the
+test cases, and a case's the mean over its structures. The tests are Wilcoxon's signed-rank tests on pairs of the same
+draw and test case, corrected after Holm for all pairs of arms with the same number of labels. Draws share their test
+cases, so the pairs are not independent and p values are a guide only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ctnet_nnunet.evaluation.statistics import Summary, summarise
+from ctnet_nnunet.low_label.scores import Row
+
+METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One line of the tables.
+
+    Attributes:
+        arm, labels: Which.
+        draws: How many trainings the figures are of.
+        metrics: Metric → mean ± sd over draws.
+        structures: Structure → mean Dice ± sd over draws.
+        missed, spurious: Test structures found in only one of truth and prediction, over all draws.
+        rows: How many structures were looked at, over all draws.
+    """
+
+    arm: str
+    labels: int
+    draws: int
+    metrics: Mapping[str, Summary]
+    structures: Mapping[str, Summary]
+    missed: int
+    spurious: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms on the same draws and cases; ``difference`` is first − second, in Dice points (hundredths)."""
+
+    first: str
+    second: str
+    labels: int
+    pairs: int
+    difference: float
+    p: float
+    p_corrected: float
+
+
+def arm_figures(rows: Sequence[Row]) -> list[ArmFigures]:
+    """The figures of every arm and number of labels, in the order of the rows."""
+    found = []
+    for arm, labels in dict.fromkeys((row.arm, row.labels) for row in rows):
+        own = [row for row in rows if (row.arm, row.labels) == (arm, labels)]
+        draws = list(dict.fromkeys(row.draw for row in own))
+        names = list(dict.fromkeys(row.structure for row in own))
+        per_draw = [[row for row in own if row.draw == draw] for draw in draws]
+        found.append(
+            ArmFigures(
+                arm=arm,
+                labels=labels,
+                draws=len(draws),
+                metrics={name: summarise(_mean_of_cases(part, name) for part in per_draw) for name in METRICS},
+                structures={
+                    name: summarise(_mean([row.dice for row in part if row.structure == name]) for part in per_draw)
+                    for name in names
+                },
+                missed=sum(row.status == "missed" for row in own),
+                spurious=sum(row.status == "spurious" for row in own),
+                rows=len(own),
+            )
+        )
+    return found
+
+
+def compare_arms(rows: Sequence[Row]) -> list[Comparison]:
+    """Every pair of arms with the same number of labels, by the Dice of each draw and test case."""
+    found = []
+    for labels in dict.fromkeys(row.labels for row in rows):
+        values = _dice_by_draw_and_case([row for row in rows if row.labels == labels])
+        tested = [_test(values, first, second) for first, second in itertools.combinations(values, 2)]
+        tested = [item for item in tested if item[2]]
+        corrected = holm([p for *_, p in tested])
+        for (first, second, differences, p), p_corrected in zip(tested, corrected, strict=True):
+            points = 100 * float(np.mean(differences))
+            found.append(Comparison(first, second, labels, len(differences), points, p, p_corrected))
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Scand J Statist 6:65-70, 1979): the least times n, the next times n − 1, ….
+
+    Corrected values keep the order of the raw ones and end at 1.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def _test(
+    values: Mapping[str, Mapping[tuple[int, str], float]], first: str, second: str
+) -> tuple[str, str, list[float], float]:
+    shared = [key for key in values[first] if key in values[second]]
+    differences = [values[first][key] - values[second][key] for key in shared]
+    differences = [value for value in differences if not math.isnan(value)]
+    # Equal to the last digit in every pair: nothing speaks for a difference.
+    p = float(stats.wilcoxon(differences).pvalue) if any(differences) else 1.0
+    return first, second, differences, p
+
+
+def _dice_by_draw_and_case(rows: Sequence[Row]) -> dict[str, dict[tuple[int, str], float]]:
+    table: dict[str, dict[tuple[int, str], list[float]]] = {}
+    for row in rows:
+        table.setdefault(row.arm, {}).setdefault((row.draw, row.case), []).append(row.dice)
+    return {arm: {key: _mean(dice) for key, dice in cases.items()} for arm, cases in table.items()}
+
+
+def _mean_of_cases(rows: Sequence[Row], metric: str) -> float:
+    cases = dict.fromkeys(row.case for row in rows)
+    return _mean([_mean([getattr(row, metric) for row in rows if row.case == case]) for case in cases])
+
+
+def _mean(values: Iterable[float]) -> float:
+    return summarise(values).mean

@@ -1,0 +1,149 @@
+"""What is compared, kept in ``experiment.json`` of the output folder so that a later run goes on with the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.low_label.cases import Draw
+
+FILE_NAME = "experiment.json"
+POOL_FOLD = 0
+"""Of ``splits_final.json``: trains on the whole pool; pretraining reads its images, the ceiling its labels too."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a figure, the same for all arms and draws.
+
+    Attributes:
+        dataset: The dataset's folder name.
+        configuration: Of the plans.
+        plans: Name of the base plans.
+        plans_hash: Of their content.
+        preset: Of the CTNet arms.
+        options: Changes to the ``ctnet`` block of every arm.
+        iterations: Of a supervised training.
+        pretrain_iterations: Of a pretraining.
+        epochs: Into which either is cut, for the learning rate's steps and the curves.
+        seed: Of draws and trainings.
+        pool: Cases that draws and pretraining take from.
+        test: Cases that nothing learns from.
+    """
+
+    dataset: str
+    configuration: str
+    plans: str
+    plans_hash: str
+    preset: str
+    options: dict[str, Any]
+    iterations: int
+    pretrain_iterations: int
+    epochs: int
+    seed: int
+    pool: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def per_epoch(self, iterations: int) -> int:
+        """Iterations of one epoch; the total is rounded up to whole epochs."""
+        return math.ceil(iterations / self.epochs)
+
+
+@dataclass
+class Experiment:
+    """Settings, and the draws in the order in which they became folds 1, 2, ….
+
+    Attributes:
+        folder: The output folder.
+        settings: Of all trainings in it.
+        draws: Labelled draws; a later run may add some.
+        seconds: Training → how long it ran, for the estimate of what is left.
+    """
+
+    folder: Path
+    settings: Settings
+    draws: list[Draw] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add_draws(self, draws: Sequence[Draw]) -> None:
+        """Give new draws their folds."""
+        self.draws += [draw for draw in draws if draw not in self.draws]
+
+    def fold(self, draw: Draw) -> int:
+        """The draw's number in ``splits_final.json``."""
+        return 1 + self.draws.index(draw)
+
+    def splits(self) -> list[dict[str, list[str]]]:
+        """Content of ``splits_final.json``: the test cases are every fold's validation cases."""
+        sets = [self.settings.pool, *(draw.cases for draw in self.draws)]
+        return [{"train": list(cases), "val": list(self.settings.test)} for cases in sets]
+
+    def save(self) -> None:
+        """Write ``experiment.json``; a reader sees the old one or the whole new one."""
+        content = {
+            "settings": asdict(self.settings),
+            "draws": [asdict(draw) for draw in self.draws],
+            "seconds": self.seconds,
+        }
+        write_text(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
+
+
+def open_experiment(folder: Path, settings: Settings) -> Experiment:
+    """The experiment of a folder, a new one where there is none.
+
+    Raises:
+        SetupError: If the folder holds one of other settings (the first difference is named), or something else.
+    """
+    file = folder / FILE_NAME
+    if not file.is_file():
+        if folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
+            raise SetupError(f"{folder} holds other files and no {FILE_NAME}; give an empty folder with --out")
+        return Experiment(folder, settings)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        old = content["settings"]
+        draws = [Draw(draw["labels"], draw["number"], tuple(draw["cases"])) for draw in content["draws"]]
+        seconds = {str(name): float(value) for name, value in content["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SetupError(f"{file} cannot be read ({error!r}); give another --out") from error
+    new = json.loads(json.dumps(asdict(settings)))
+    for key, value in new.items():
+        if old.get(key) != value:
+            raise SetupError(
+                f"{folder} holds a comparison with another {key} ({_short(old.get(key))}, now {_short(value)}): "
+                "figures of both in one table would not compare; give another --out"
+            )
+    return Experiment(folder, settings, draws, seconds)
+
+
+def plans_hash(plans: Mapping[str, Any], configuration: str) -> str:
+    """Of the parts of a plans file that the arms are made of."""
+    parts = {key: value for key, value in plans.items() if key != "configurations"}
+    text = json.dumps([parts, plans["configurations"][configuration]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file that readers see whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SetupError(
+            f"{file}: could not be written ({error.strerror}); free disk space or fix the rights"
+        ) from None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

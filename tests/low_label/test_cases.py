@@ -1,0 +1,110 @@
+"""Pool, test cases and draws: nothing that is tested on may be learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctnet_nnunet.errors import DataError, SetupError
+from ctnet_nnunet.low_label.cases import (
+    draw_cases,
+    read_case_list,
+    refuse_test_scans_among_unlabelled,
+    split_cases,
+)
+
+KNOWN = [f"case_{number:02d}" for number in range(20)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pool_and_test_cases_share_nothing_and_are_all(seed: int) -> None:
+    left_out = KNOWN[:3]
+    pool, test = split_cases(KNOWN, None, left_out, None, seed)
+    assert set(pool).isdisjoint(test)
+    assert sorted([*pool, *test, *left_out]) == KNOWN
+    assert len(test) == 3  # a fifth of 17
+
+
+def test_named_test_cases_leave_the_rest_as_the_pool() -> None:
+    pool, test = split_cases(KNOWN, ["case_07", "case_03"], [], None, 0)
+    assert test == ["case_03", "case_07"]
+    assert pool == [case for case in KNOWN if case not in test]
+
+
+def test_a_named_pool_is_never_drawn_from_for_testing() -> None:
+    for seed in range(20):
+        pool, test = split_cases(KNOWN, None, [], KNOWN[:15], seed)
+        assert pool == KNOWN[:15]
+        assert set(test) <= set(KNOWN[15:])
+
+
+@pytest.mark.parametrize(
+    ("test", "left_out", "pool", "words"),
+    [
+        (["case_01"], [], ["case_01", "case_02"], ["case_01", "in the pool", "--pool-cases"]),
+        (["case_01"], ["case_01"], None, ["case_01", "--leave-out"]),
+        (KNOWN, [], None, ["pool of 0"]),
+    ],
+)
+def test_overlaps_are_refused(test: list[str], left_out: list[str], pool: list[str] | None, words: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        split_cases(KNOWN, test, left_out, pool, 0)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_draws_differ_and_do_not_depend_on_how_many_are_asked() -> None:
+    three, five = draw_cases(KNOWN, [1, 5], 3, 7), draw_cases(KNOWN, [5, 1], 5, 7)
+    assert len({draw.cases for draw in five}) == 10
+    assert set(three) <= set(five)
+    assert all(len(draw.cases) == draw.labels for draw in five)
+    assert {draw.cases for draw in draw_cases(KNOWN, [1], 3, 8)} != {draw.cases for draw in three if draw.labels == 1}
+
+
+def test_all_single_cases_can_be_drawn() -> None:
+    assert {draw.cases for draw in draw_cases(KNOWN, [1], 20, 0)} == {(case,) for case in KNOWN}
+
+
+@pytest.mark.parametrize(
+    ("labels", "draws", "words"), [(21, 1, "the pool has 20"), (20, 2, "1 different draws"), (1, 21, "20 different")]
+)
+def test_more_than_there_is_gets_refused(labels: int, draws: int, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        draw_cases(KNOWN, [labels], draws, 0)
+
+
+def test_case_lists(tmp_path: Path) -> None:
+    file = tmp_path / "cases.txt"
+    file.write_text("# the four\ncase_03\n\n case_01 \ncase_03\n")
+    assert read_case_list(file, "--test-cases", KNOWN) == ["case_03", "case_01"]
+    file.write_text("case_03\ncase_99\n")
+    with pytest.raises(DataError, match="case_99"):
+        read_case_list(file, "--test-cases", KNOWN)
+    file.write_text("# nothing\n")
+    with pytest.raises(SetupError, match="names no case"):
+        read_case_list(file, "--test-cases", KNOWN)
+    file.write_bytes(b"\xff\xfe\x00case")
+    with pytest.raises(SetupError, match="cannot be read"):
+        read_case_list(file, "--test-cases", KNOWN)
+    with pytest.raises(SetupError, match="cannot be read"):
+        read_case_list(tmp_path / "none.txt", "--test-cases", KNOWN)
+
+
+def test_a_test_case_among_the_unlabelled_scans_is_found_by_name_and_by_content(tmp_path: Path) -> None:
+    raw, unlabelled = tmp_path / "imagesTr", tmp_path / "imagesUn"
+    for folder in (raw, unlabelled):
+        folder.mkdir()
+    for case in ("a", "b"):
+        (raw / f"{case}_0000.nii.gz").write_bytes(case.encode() * 100)
+    (unlabelled / "other_0000.nii.gz").write_bytes(b"c" * 100)
+    check = (unlabelled, raw, ["a"], 1, ".nii.gz")
+    refuse_test_scans_among_unlabelled(*check)
+    (unlabelled / "b2_0000.nii.gz").write_bytes(b"b" * 100)
+    refuse_test_scans_among_unlabelled(*check)  # a case of the pool may be there
+    (unlabelled / "renamed_0000.nii.gz").write_bytes(b"a" * 100)
+    with pytest.raises(DataError, match=r"renamed_0000.* is test case a "):
+        refuse_test_scans_among_unlabelled(*check)
+    (unlabelled / "renamed_0000.nii.gz").unlink()
+    (unlabelled / "a_0000.nii.gz").write_bytes(b"something else")
+    with pytest.raises(DataError, match="is a test case"):
+        refuse_test_scans_among_unlabelled(*check)
