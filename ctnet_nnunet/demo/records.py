@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.files import write_text
 
 FILE_NAME = "demo.json"
 
@@ -66,9 +66,7 @@ class RecordBook:
     def save(self) -> None:
         """Write the file; a reader sees the old one or the whole new one."""
         content = {"settings": self.settings, "runs": [asdict(run) for run in self.runs]}
-        temporary = self.path.with_suffix(".part")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.path)
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def open_book(folder: Path, settings: str) -> RecordBook:

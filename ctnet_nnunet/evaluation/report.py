@@ -6,8 +6,6 @@ Every text goes through the template's autoescape: case names, label names and c
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from ctnet_nnunet.evaluation.cases import Evaluation
 from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.evaluation.pictures import TRUTH_COLOUR, Picture, colour
 from ctnet_nnunet.evaluation.statistics import Summary, mean_over_all, over_cases, over_structures
+from ctnet_nnunet.files import write_text
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,7 @@ def style_sheet() -> str:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the report; readers see the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(render(report))
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, render(report))
 
 
 def duration(seconds: float) -> str:

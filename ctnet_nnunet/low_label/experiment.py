@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.files import write_text
 from ctnet_nnunet.low_label.cases import Draw
 
 FILE_NAME = "experiment.json"
@@ -128,20 +128,6 @@ def plans_hash(plans: Mapping[str, Any], configuration: str) -> str:
     parts = {key: value for key, value in plans.items() if key != "configurations"}
     text = json.dumps([parts, plans["configurations"][configuration]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file that readers see whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SetupError(
-            f"{file}: could not be written ({error.strerror}); free disk space or fix the rights"
-        ) from None
 
 
 def _short(value: Any) -> str:

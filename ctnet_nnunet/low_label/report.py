@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.pictures import Picture, svg_uri
 from ctnet_nnunet.evaluation.report import style_sheet
+from ctnet_nnunet.files import write_text
 from ctnet_nnunet.low_label.comparison import ArmFigures, Comparison, arm_figures, compare_arms
-from ctnet_nnunet.low_label.experiment import Experiment, write_text
+from ctnet_nnunet.low_label.experiment import Experiment
 from ctnet_nnunet.low_label.figures import Curves, at_quarters, box_figure, colours_of, curve_figure
 from ctnet_nnunet.low_label.scores import Row, as_csv
 

@@ -15,10 +15,11 @@ from ctnet_nnunet.checkpoints import compare_weights, read_checkpoint
 from ctnet_nnunet.errors import CheckpointError, CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation.cases import LabelScheme, read_label_scheme
 from ctnet_nnunet.evaluation.provenance import usable_cores
+from ctnet_nnunet.files import write_text
 from ctnet_nnunet.folder_lock import folder_lock
 from ctnet_nnunet.low_label.arms import Arm, Selection, select
 from ctnet_nnunet.low_label.cases import draw_cases, read_case_list, refuse_test_scans_among_unlabelled, split_cases
-from ctnet_nnunet.low_label.experiment import Experiment, Settings, open_experiment, plans_hash, write_text
+from ctnet_nnunet.low_label.experiment import Experiment, Settings, open_experiment, plans_hash
 from ctnet_nnunet.low_label.figures import read_curves
 from ctnet_nnunet.low_label.plans import (
     arm_plans,

@@ -14,7 +14,8 @@ from typing import Any
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.evaluation.cases import LabelScheme, evaluate_folders
 from ctnet_nnunet.evaluation.metrics import Scores
-from ctnet_nnunet.low_label.experiment import Experiment, write_text
+from ctnet_nnunet.files import write_text
+from ctnet_nnunet.low_label.experiment import Experiment
 from ctnet_nnunet.low_label.trainings import Training
 
 

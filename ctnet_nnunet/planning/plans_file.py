@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -45,15 +44,3 @@ def refuse_change_under_models(file: Path, plans: dict[str, Any], force: bool) -
             raise PlanError(
                 f"{file}: {found[0].parent} was trained with another {name} of this name; choose --name, or --force"
             )
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write under a temporary name and rename; raise PlanError, with the old file intact, if that fails."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or type(error).__name__
-        raise PlanError(f"{file}: could not be written ({reason}); free disk space or fix the rights") from error

@@ -16,12 +16,13 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from ctnet_nnunet.architectures.from_plan import check_patch
 from ctnet_nnunet.errors import PlanError
+from ctnet_nnunet.files import write_text
 from ctnet_nnunet.planning.changes import Changes, set_dotted, sort_changes
 from ctnet_nnunet.planning.datasets import dataset_folder_name, require_fingerprint, require_raw_dataset
 from ctnet_nnunet.planning.memory import StepMemory, training_step_memory
 from ctnet_nnunet.planning.options import merged_block, preset_block, read_options
 from ctnet_nnunet.planning.planner import CTNetPlanner
-from ctnet_nnunet.planning.plans_file import refuse_change_under_models, refuse_name, write_atomically
+from ctnet_nnunet.planning.plans_file import refuse_change_under_models, refuse_name
 from ctnet_nnunet.planning.stock_data import STOCK_PLANS, same_preprocessing
 
 
@@ -96,7 +97,7 @@ def write_plan(
         for key, value in plans["configurations"].items()
         if "inherits_from" not in value and key in planned
     ]
-    write_atomically(file, json.dumps(plans, indent=4))
+    write_text(file, json.dumps(plans, indent=4), PlanError)
     return WrittenPlan(file, summaries)
 
 

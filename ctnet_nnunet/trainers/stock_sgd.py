@@ -6,12 +6,9 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import nn
 
-from ctnet_nnunet.architectures.from_plan import network_from_plan
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
-from ctnet_nnunet.trainers.user_errors import reports_user_errors
+from ctnet_nnunet.trainers.volf import nnUNetTrainerVolF
 
 STOCK_LEARNING_RATE, STOCK_WEIGHT_DECAY = 1e-2, 3e-5
 
@@ -24,17 +21,8 @@ class nnUNetTrainerStockSGD(nnUNetTrainerCTNet):
     so that a comparison with them differs in nothing else.
     """
 
-    @staticmethod
-    @reports_user_errors
-    def build_network_architecture(
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        architecture = configuration_manager.configuration["architecture"]
-        return network_from_plan(architecture, num_input_channels, num_output_channels, enable_deep_supervision)
+    build_network_architecture = staticmethod(nnUNetTrainerVolF.build_network_architecture)
+    """The plan's network as it is, as volume fusion takes it."""
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         self.initial_lr, self.weight_decay = STOCK_LEARNING_RATE, STOCK_WEIGHT_DECAY

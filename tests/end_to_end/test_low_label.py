@@ -55,7 +55,7 @@ def test_interrupted_gone_on_with_and_read(tiny: Tiny, tmp_path: Path) -> None:
     assert not (out / "results.csv").exists()
     log = (out / "logs" / "pre_ctnet_rotation.txt").read_text()
     assert "pretraining on 5 scans (1 unlabelled, 4 images of fold 0)" in log, "the test case must not be among them"
-    pretrained = next(out.rglob("pre_ctnet_rotation*/fold_0/checkpoint_final.pth"))
+    pretrained = next(out.rglob("*pre_ctnet_rotation*/fold_0/checkpoint_final.pth"))
     written = pretrained.stat().st_mtime_ns
 
     finished = run(tiny.env, *command).succeeded()

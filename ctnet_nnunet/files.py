@@ -1,0 +1,25 @@
+"""Text files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ctnet_nnunet.errors import CTNetError, SetupError
+
+
+def write_text(file: Path, text: str, error: type[CTNetError] = SetupError) -> None:
+    """Write under a temporary name and rename, so that readers see the old file or the whole new one.
+
+    Raises:
+        CTNetError: Of the given type, if it cannot be written; the old file is intact then.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as reason:
+        temporary.unlink(missing_ok=True)
+        said = reason.strerror or type(reason).__name__
+        raise error(f"{file}: could not be written ({said}); free disk space or fix the rights") from reason
