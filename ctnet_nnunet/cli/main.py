@@ -11,6 +11,7 @@ from ctnet_nnunet.cli import benchmark
 from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
+from ctnet_nnunet.cli.evaluate import compare, evaluate
 from ctnet_nnunet.cli.plan import plan
 from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
@@ -45,6 +46,8 @@ app.command("transfer")(transfer)
 app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
 app.command("demo")(demo)
+app.command("evaluate")(evaluate)
+app.command("compare")(compare)
 
 
 def main() -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ctnet_nnunet.errors import DataError
-from ctnet_nnunet.evaluation.metrics import IGNORE, Scores, Structure, score, structures_from_labels
+from ctnet_nnunet.evaluation.metrics import (
+    IGNORE,
+    NSD_TOLERANCE_MM,
+    Scores,
+    Structure,
+    score,
+    structures_from_labels,
+)
 from ctnet_nnunet.evaluation.volumes import read_label_map, require_same_grid
 
 
@@ -55,7 +62,9 @@ def read_label_scheme(dataset_json: Path) -> LabelScheme:
         raise DataError(f"{dataset_json}: is no dataset.json of nnU-Net ({error!r})") from error
 
 
-def score_case(truth_file: Path, prediction_file: Path, scheme: LabelScheme) -> dict[str, Scores]:
+def score_case(
+    truth_file: Path, prediction_file: Path, scheme: LabelScheme, tolerance_mm: float = NSD_TOLERANCE_MM
+) -> dict[str, Scores]:
     """Scores of every structure in one case; voxels that carry the ignore label in the truth do not count.
 
     Raises:
@@ -67,11 +76,15 @@ def score_case(truth_file: Path, prediction_file: Path, scheme: LabelScheme) -> 
     if scheme.ignore is not None:
         prediction = np.where(truth == scheme.ignore, 0, prediction)
     spacing = truth_volume.spacing
-    return {s.name: score(s.mask(truth), s.mask(prediction), spacing) for s in scheme.structures}
+    return {s.name: score(s.mask(truth), s.mask(prediction), spacing, tolerance_mm) for s in scheme.structures}
 
 
 def evaluate_folders(
-    truth: Path, predictions: Path, scheme: LabelScheme, cases: Sequence[str] | None = None
+    truth: Path,
+    predictions: Path,
+    scheme: LabelScheme,
+    cases: Sequence[str] | None = None,
+    tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> Evaluation:
     """Score every case of ``truth`` (or the ``cases`` named); a case that fails is recorded and the others go on.
 
@@ -85,7 +98,7 @@ def evaluate_folders(
     for name in names:
         file_name = f"{name}{scheme.file_ending}"
         try:
-            result.table[name] = score_case(truth / file_name, predictions / file_name, scheme)
+            result.table[name] = score_case(truth / file_name, predictions / file_name, scheme, tolerance_mm)
         except DataError as error:
             result.failures[name] = str(error)
     return result

@@ -13,6 +13,7 @@ from ctnet_nnunet.evaluation.training_history import History
 
 INK, TRAIN, VALIDATION = "#333333", "#1F5A8A", "#C65D00"
 COLUMNS = 3
+SHADES = ("#1F5A8A", "#C65D00", "#3C7D3C", "#8A4F9E", "#7A6A1F", "#555555")
 
 
 def loss_figure(histories: Sequence[History]) -> Figure:
@@ -41,9 +42,8 @@ def score_figure(histories: Sequence[History], label: str) -> Figure:
     """The score of several trainings over epochs in one panel, each line named at its end."""
     figure = Figure(figsize=(PICTURE_WIDTH_INCH, 2.4), layout="constrained", facecolor="white")
     panel = figure.subplots()
-    shades = ["#1F5A8A", "#C65D00", "#3C7D3C", "#8A4F9E", "#7A6A1F", "#555555"]
     for number, history in enumerate(histories):
-        _line(panel, history.score, shades[number % len(shades)], history.name)
+        _line(panel, history.score, SHADES[number % len(SHADES)], history.name)
     panel.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     panel.set_xlabel("epoch", fontsize=7, color=INK)
     panel.set_ylabel(label, fontsize=7, color=INK)

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ctnet_nnunet.evaluation.cases import Evaluation
-from ctnet_nnunet.evaluation.metrics import Structure
+from ctnet_nnunet.evaluation.metrics import NSD_TOLERANCE_MM, Structure
 from ctnet_nnunet.evaluation.pictures import TRUTH_COLOUR, Picture, colour
 from ctnet_nnunet.evaluation.statistics import Summary, mean_over_all, over_cases, over_structures
 from ctnet_nnunet.files import write_text
@@ -65,6 +65,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    tolerance_mm: float = NSD_TOLERANCE_MM
 
 
 def render(report: Report) -> str:
@@ -116,7 +117,7 @@ def _structure_row(evaluation: Evaluation, structure: Structure) -> dict[str, An
     def over(metric: str) -> Summary:
         return over_cases(evaluation.table, structure.name, metric)
 
-    metrics = ("dice", "hd95_mm", "assd_mm", "truth_ml", "prediction_ml")
+    metrics = ("dice", "nsd", "hd95_mm", "assd_mm", "truth_ml", "prediction_ml")
     scores = [case[structure.name] for case in evaluation.table.values()]
     missed = sum(math.isnan(s.hd95_mm) and s.dice == 0 for s in scores)
     return {

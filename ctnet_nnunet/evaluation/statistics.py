@@ -1,10 +1,13 @@
-"""Mean ± standard deviation over cases, with the number of cases that had a value."""
+"""Mean ± standard deviation over cases with the number that had a value; paired tests and their correction."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
 
 from ctnet_nnunet.evaluation.metrics import Scores
 
@@ -53,3 +56,49 @@ def over_structures(table: CaseTable, case: str, metric: str) -> Summary:
 def mean_over_all(table: CaseTable, metric: str) -> Summary:
     """Each case's mean over its structures, then mean ± sd over the cases."""
     return summarise(over_structures(table, case, metric).mean for case in table)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Wilcoxon's signed-rank test of paired differences.
+
+    Attributes:
+        pairs: How many differences were defined.
+        mean, median: Of the differences.
+        p: Two-sided; 1 where no pair differs.
+        effect: Matched-pairs rank-biserial correlation (Kerby, Comprehensive Psychology 3:1, 2014), from −1 (every
+            difference negative) to 1; 0 where no pair differs.
+    """
+
+    pairs: int
+    mean: float
+    median: float
+    p: float
+    effect: float
+
+
+def paired_test(differences: Iterable[float]) -> PairedTest:
+    """Test paired differences; those that are ``nan`` are left out."""
+    kept = np.array([value for value in differences if not math.isnan(value)])
+    if not len(kept):
+        return PairedTest(0, math.nan, math.nan, math.nan, math.nan)
+    mean, median = float(kept.mean()), float(np.median(kept))
+    changed = kept[kept != 0]
+    if not len(changed):
+        return PairedTest(len(kept), mean, median, 1.0, 0.0)
+    ranks = stats.rankdata(np.abs(changed))
+    effect = float((ranks * np.sign(changed)).sum() / ranks.sum())
+    return PairedTest(len(kept), mean, median, float(stats.wilcoxon(kept).pvalue), effect)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Scand J Statist 6:65-70, 1979): the least times n, the next times n − 1, ….
+
+    Corrected values keep the order of the raw ones and end at 1.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

@@ -9,14 +9,10 @@ cases, so the pairs are not independent and p values are a guide only.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
-
-from ctnet_nnunet.evaluation.statistics import Summary, summarise
+from ctnet_nnunet.evaluation.statistics import PairedTest, Summary, holm, paired_test, summarise
 from ctnet_nnunet.low_label.scores import Row
 
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
@@ -89,37 +85,19 @@ def compare_arms(rows: Sequence[Row]) -> list[Comparison]:
     found = []
     for labels in dict.fromkeys(row.labels for row in rows):
         values = _dice_by_draw_and_case([row for row in rows if row.labels == labels])
-        tested = [_test(values, first, second) for first, second in itertools.combinations(values, 2)]
-        tested = [item for item in tested if item[2]]
-        corrected = holm([p for *_, p in tested])
-        for (first, second, differences, p), p_corrected in zip(tested, corrected, strict=True):
-            points = 100 * float(np.mean(differences))
-            found.append(Comparison(first, second, labels, len(differences), points, p, p_corrected))
+        tested = [_paired(values, first, second) for first, second in itertools.combinations(values, 2)]
+        tested = [item for item in tested if item[2].pairs]
+        corrected = holm([test.p for *_, test in tested])
+        for (first, second, test), p_corrected in zip(tested, corrected, strict=True):
+            found.append(Comparison(first, second, labels, test.pairs, 100 * test.mean, test.p, p_corrected))
     return found
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scand J Statist 6:65-70, 1979): the least times n, the next times n − 1, ….
-
-    Corrected values keep the order of the raw ones and end at 1.
-    """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
-
-
-def _test(
+def _paired(
     values: Mapping[str, Mapping[tuple[int, str], float]], first: str, second: str
-) -> tuple[str, str, list[float], float]:
+) -> tuple[str, str, PairedTest]:
     shared = [key for key in values[first] if key in values[second]]
-    differences = [values[first][key] - values[second][key] for key in shared]
-    differences = [value for value in differences if not math.isnan(value)]
-    # Equal to the last digit in every pair: nothing speaks for a difference.
-    p = float(stats.wilcoxon(differences).pvalue) if any(differences) else 1.0
-    return first, second, differences, p
+    return first, second, paired_test([values[first][key] - values[second][key] for key in shared])
 
 
 def _dice_by_draw_and_case(rows: Sequence[Row]) -> dict[str, dict[tuple[int, str], float]]:

@@ -94,8 +94,6 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def _row(arm: str, labels: int, draw: int, case: str, structure: str, scores: Scores) -> Row:
-    in_truth, predicted = scores.truth_ml > 0, scores.prediction_ml > 0
-    statuses = {(True, True): "ok", (True, False): "missed", (False, True): "spurious", (False, False): "absent"}
     return Row(
         arm=arm,
         labels=labels,
@@ -103,12 +101,12 @@ def _row(arm: str, labels: int, draw: int, case: str, structure: str, scores: Sc
         case=case,
         structure=structure,
         dice=scores.dice,
-        jaccard=scores.dice / (2.0 - scores.dice),
+        jaccard=scores.jaccard,
         hd95_mm=scores.hd95_mm,
         asd_mm=scores.assd_mm,
         truth_ml=scores.truth_ml,
         prediction_ml=scores.prediction_ml,
-        status=statuses[in_truth, predicted],
+        status=scores.status,
     )
 
 

@@ -67,7 +67,7 @@ def test_boxes_agree_with_the_slow_reference(spacing: tuple[float, ...], shift: 
     truth = _box((9, 10, 11), (2, 2, 2), (6, 7, 7))
     prediction = _box((9, 10, 11), (2, 2 + shift, 3), (5, 7 + shift, 8))
 
-    hd95, assd = surface_scores(truth, prediction, spacing)
+    hd95, assd, _ = surface_scores(truth, prediction, spacing)
     expected_hd95, expected_assd = _reference(truth, prediction, spacing)
 
     assert hd95 == pytest.approx(expected_hd95, abs=1e-6)
@@ -81,7 +81,7 @@ def test_round_structures_that_touch_the_border_agree_with_the_slow_reference() 
     truth = np.linalg.norm(grid - np.array((2.0, 4.0, 6.0)), axis=-1) < 4.6
     prediction = np.linalg.norm(grid - np.array((3.0, 4.5, 6.0)), axis=-1) < 5.1
 
-    hd95, assd = surface_scores(truth, prediction, spacing)
+    hd95, assd, _ = surface_scores(truth, prediction, spacing)
     expected_hd95, expected_assd = _reference(truth, prediction, spacing)
 
     assert truth[0].any()
@@ -109,12 +109,39 @@ def test_scores_by_hand() -> None:
     assert scores.hd95_mm == pytest.approx(5.0)
 
 
+def test_nsd_counts_the_surface_within_the_tolerance() -> None:
+    truth = _box((30, 30, 30), (5, 5, 5), (25, 25, 25))
+    prediction = _box((30, 30, 30), (5, 5, 5), (25, 25, 28))  # one of six faces moved by three voxels
+
+    assert surface_scores(truth, prediction, (1.0, 1.0, 1.0), 3.0)[2] == 1.0
+    assert surface_scores(truth, prediction, (1.0, 1.0, 1.5), 3.0)[2] < 1.0
+    # Beyond 1 mm lie the moved face and, of the four sides, what stands out on one side of it.
+    points, areas = _surface(truth, (1.0, 1.0, 1.0))
+    others, other_areas = _surface(prediction, (1.0, 1.0, 1.0))
+    gaps = np.linalg.norm(points[:, None] - others[None], axis=-1)
+    near = areas[gaps.min(axis=1) <= 1].sum() + other_areas[gaps.min(axis=0) <= 1].sum()
+    expected = near / (areas.sum() + other_areas.sum())
+    assert surface_scores(truth, prediction, (1.0, 1.0, 1.0), 1.0)[2] == pytest.approx(expected, abs=0.02)
+
+
+def test_jaccard_volume_error_and_status() -> None:
+    truth = _box((4, 4, 4), (0, 0, 0), (2, 2, 2))
+    prediction = _box((4, 4, 4), (0, 0, 0), (2, 2, 3))
+    scores = score(truth, prediction, (1.0, 1.0, 1.0))
+    assert scores.jaccard == pytest.approx(8 / 12)
+    assert scores.volume_error_percent == pytest.approx(50.0)
+    empty = np.zeros_like(truth)
+    statuses = [score(a, b, (1.0, 1.0, 1.0)).status for a in (truth, empty) for b in (prediction, empty)]
+    assert statuses == ["ok", "missed", "spurious", "absent"]
+    assert math.isnan(score(empty, prediction, (1.0, 1.0, 1.0)).volume_error_percent)
+
+
 def test_perfect_prediction() -> None:
     mask = _box((6, 6, 6), (1, 1, 1), (4, 5, 4))
 
     scores = score(mask, mask, (1.0, 1.0, 1.0))
 
-    assert (scores.dice, scores.hd95_mm, scores.assd_mm) == (1.0, 0.0, 0.0)
+    assert (scores.dice, scores.hd95_mm, scores.assd_mm, scores.nsd) == (1.0, 0.0, 0.0, 1.0)
 
 
 def test_two_dimensional_masks() -> None:
@@ -129,7 +156,7 @@ def test_two_dimensional_masks() -> None:
 def test_both_empty_is_not_defined() -> None:
     scores = score(EMPTY, EMPTY, (1.0, 1.0, 1.0))
 
-    assert all(math.isnan(v) for v in (scores.dice, scores.hd95_mm, scores.assd_mm))
+    assert all(math.isnan(v) for v in (scores.dice, scores.jaccard, scores.nsd, scores.hd95_mm, scores.assd_mm))
     assert (scores.truth_ml, scores.prediction_ml) == (0.0, 0.0)
 
 
@@ -140,7 +167,7 @@ def test_one_empty_scores_zero_and_has_no_distance(swap: bool) -> None:
 
     scores = score(*pair, (1.0, 1.0, 1.0))
 
-    assert scores.dice == 0.0
+    assert (scores.dice, scores.jaccard, scores.nsd) == (0.0, 0.0, 0.0)
     assert math.isnan(scores.hd95_mm)
     assert math.isnan(scores.assd_mm)
 

@@ -18,7 +18,7 @@ from ctnet_nnunet.evaluation.report import CasePictures, Command, FoldResult, Re
 from ctnet_nnunet.evaluation.training_history import History
 
 HOSTILE = '"><script>alert(1)</script><img src="http://example.org/x.png">'
-GOOD = Scores(0.9, 1.5, 0.4, 2.0, 2.1)
+GOOD = Scores(0.9, 1.5, 0.4, 0.8, 2.0, 2.1)
 
 
 class _References(HTMLParser):
@@ -36,7 +36,7 @@ class _References(HTMLParser):
 
 def _report(name: str = "case_1", structure: str = "nucleus") -> Report:
     structures = (Structure(structure, (1,)), Structure("other", (2,)))
-    table = {name: {structure: GOOD, "other": Scores(0.0, math.nan, math.nan, 1.0, 0.0)}}
+    table = {name: {structure: GOOD, "other": Scores(0.0, math.nan, math.nan, 0.0, 1.0, 0.0)}}
     history = History(name, (0.5, 0.2, math.nan), (0.6, 0.3, 0.2), (0.1, 0.5, 0.7))
     picture = Picture(svg_uri(loss_figure([history])), structure, name)
     return Report(
@@ -117,7 +117,9 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_choice_among_many_cases_and_structures() -> None:
     structures = tuple(Structure(f"s{i}", (i,)) for i in range(1, 6))
-    table = {f"c{i:02d}": {s.name: Scores((i + s.labels[0]) / 100, 1, 1, 1, 1) for s in structures} for i in range(40)}
+    table = {
+        f"c{i:02d}": {s.name: Scores((i + s.labels[0]) / 100, 1, 1, 1, 1, 1) for s in structures} for i in range(40)
+    }
     evaluation = Evaluation(structures, table)
 
     chosen = choose_cases(evaluation)

@@ -6,13 +6,22 @@ import math
 import statistics
 
 import pytest
+from scipy.stats import wilcoxon
 
 from ctnet_nnunet.evaluation.metrics import Scores
-from ctnet_nnunet.evaluation.statistics import mean_over_all, over_cases, over_structures, summarise
+from ctnet_nnunet.evaluation.statistics import (
+    PairedTest,
+    holm,
+    mean_over_all,
+    over_cases,
+    over_structures,
+    paired_test,
+    summarise,
+)
 
 
 def _scores(dice: float, hd95: float = 1.0) -> Scores:
-    return Scores(dice, hd95, 1.0, 1.0, 1.0)
+    return Scores(dice, hd95, 1.0, 0.9, 1.0, 1.0)
 
 
 def test_summary_agrees_with_the_standard_library() -> None:
@@ -48,3 +57,23 @@ def test_tables() -> None:
     assert over_cases(table, "right", "hd95_mm").n == 1
     assert over_structures(table, "a", "dice").mean == pytest.approx(0.7)
     assert mean_over_all(table, "dice").mean == pytest.approx((0.7 + 0.3) / 2)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: 0.005·4, 0.01·3, 0.03·2, 0.04·1, each at least as large as the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_paired_test_by_hand_and_by_scipy() -> None:
+    # Ranks of |d|: 1, 2, 3, 4, 5; the negative ones are 2 and 1.
+    test = paired_test([0.01, -0.02, 0.03, 0.04, 0.05, math.nan])
+    assert test.pairs == 5
+    assert test.mean == pytest.approx(0.022)
+    assert test.median == pytest.approx(0.03)
+    assert test.effect == pytest.approx((1 - 2 + 3 + 4 + 5) / 15)
+    assert test.p == pytest.approx(wilcoxon([0.01, -0.02, 0.03, 0.04, 0.05]).pvalue)
+    assert paired_test([0.0, 0.0]) == PairedTest(2, 0.0, 0.0, 1.0, 0.0)
+    assert paired_test([math.nan]).pairs == 0
+    assert paired_test([0.1, 0.2, 0.3]).effect == 1.0

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctnet_nnunet.low_label.comparison import arm_figures, compare_arms, holm
+from ctnet_nnunet.evaluation.statistics import holm
+from ctnet_nnunet.low_label.comparison import arm_figures, compare_arms
 from ctnet_nnunet.low_label.scores import Row, as_csv
 
 
@@ -63,13 +64,6 @@ def test_equal_arms_do_not_differ() -> None:
     rows = [row(arm, 1, case, "s", 0.5) for arm in "ab" for case in "uvw"]
     (found,) = compare_arms(rows)
     assert (found.difference, found.p, found.p_corrected) == (0.0, 1.0, 1.0)
-
-
-def test_holm_by_hand() -> None:
-    # Sorted: 0.005·4, 0.01·3, 0.03·2, 0.04·1, each at least as large as the one before.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_csv_leaves_undefined_values_empty() -> None:
