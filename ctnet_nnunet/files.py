@@ -1,7 +1,8 @@
-"""Text files that appear whole or not at all."""
+"""Text files that appear whole or not at all, and the hash of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def write_text(file: Path, text: str, error: type[CTNetError] = SetupError) -> N
         temporary.unlink(missing_ok=True)
         said = reason.strerror or type(reason).__name__
         raise error(f"{file}: could not be written ({said}); free disk space or fix the rights") from reason
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctnet_nnunet.cli.low_label import ListsAfterOptions, low_label
+from ctnet_nnunet.cli.lists import ListsAfterOptions
+from ctnet_nnunet.cli.low_label import low_label
 from ctnet_nnunet.errors import PlanError, SetupError
 from ctnet_nnunet.nnunet_version import require_supported_nnunet
 

@@ -6,29 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from ctnet_nnunet.errors import SetupError
 
 DEFAULT_ARMS = ("unet", "unet-adamw", "ctnet", "ctnet+ssl", "unet+volf", "ctnet+volf", "ctnet-full")
-
-
-class ListsAfterOptions(TyperCommand):
-    """Takes ``--labels 1 5 10`` for ``--labels 1 --labels 5 --labels 10``, as nnU-Net's own commands do."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        lists = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
-        spread: list[str] = []
-        current: str | None = None
-        for word in args:
-            if word.startswith("-") and not word.lstrip("-").isdigit():
-                current = word if word in lists else None
-                spread.append(word)
-            elif current is not None and spread[-1] != current:
-                spread += [current, word]
-            else:
-                spread.append(word)
-        return super().parse_args(ctx, spread)
 
 
 def low_label(

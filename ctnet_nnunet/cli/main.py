@@ -12,7 +12,9 @@ from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
 from ctnet_nnunet.cli.evaluate import compare, evaluate
+from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.plan import plan
+from ctnet_nnunet.cli.predict import predict
 from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
 from ctnet_nnunet.errors import CTNetError
@@ -46,6 +48,7 @@ app.command("transfer")(transfer)
 app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
 app.command("demo")(demo)
+app.command("predict", cls=ListsAfterOptions)(predict)
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 

@@ -8,8 +8,9 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from ctnet_nnunet.demo.select_cases import ENDING, sha256
+from ctnet_nnunet.demo.select_cases import ENDING
 from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.files import sha256
 
 DATASET_ID = 501
 DATASET_NAME = "Dataset501_Hippocampus"

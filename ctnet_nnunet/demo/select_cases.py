@@ -8,12 +8,12 @@ numbered next to each other (the source has no map), most such pairs stay within
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from pathlib import Path
 
 from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.files import sha256
 
 ENDING = ".nii.gz"
 BLOCKS = (("labelled", 10), ("unlabelled", 22), ("held_out", 8))
@@ -29,11 +29,6 @@ def choose(names: list[str]) -> dict[str, str]:
     if len(names) < len(roles):
         raise DataError(f"found {len(names)} cases, the demo takes {len(roles)}; give the folder of the whole task")
     return dict(zip(sorted(names), roles, strict=False))
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def copy_cases(source: Path, target: Path) -> None:

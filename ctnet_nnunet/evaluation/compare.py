@@ -92,10 +92,11 @@ def comparison_html(
         loader=PackageLoader("ctnet_nnunet.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    picture = Picture(svg_uri(comparison_figure(methods, metric)), "", f"{METRIC_NAMES[metric]} of every method and structure")
+    name = METRIC_NAMES[metric]
+    picture = Picture(svg_uri(comparison_figure(methods, metric)), "", f"{name} of every method and structure")
     return environment.get_template("compare.html").render(
-        style=style_sheet(), metric=METRIC_NAMES[metric], decimals=MEAN_DECIMALS[metric], methods=methods, rows=differences,
-        picture=picture, unpaired={name: count for name, count in unpaired.items() if count},
+        style=style_sheet(), metric=name, decimals=MEAN_DECIMALS[metric], methods=methods, rows=differences,
+        picture=picture, unpaired={method: count for method, count in unpaired.items() if count},
     )  # fmt: skip
 
 

@@ -53,18 +53,21 @@ class Slice:
     letters: tuple[str, str, str, str]
 
 
-def read_view(scan_file: Path, truth_file: Path, prediction_file: Path, scheme: LabelScheme) -> View:
-    """Read one case.
+def read_view(scan_file: Path, truth_file: Path | None, prediction_file: Path, scheme: LabelScheme) -> View:
+    """Read one case; without a truth its place stays empty.
 
     Raises:
         DataError: if a file cannot be read or the three are not on one grid.
     """
     scan = read_volume(scan_file)
-    truth, _ = read_label_map(truth_file, scheme.known)
     prediction, _ = read_label_map(prediction_file, scheme.known)
-    require_same_grid(truth, scan)
-    require_same_grid(truth, prediction)
-    turned = [_turn(volume.image) for volume in (scan, truth, prediction)]
+    require_same_grid(prediction, scan)
+    truth_image = prediction.image * 0
+    if truth_file is not None:
+        truth, _ = read_label_map(truth_file, scheme.known)
+        require_same_grid(truth, prediction)
+        truth_image = truth.image
+    turned = [_turn(image) for image in (scan.image, truth_image, prediction.image)]
     direction = np.array(turned[0].GetDirection()).reshape(3, 3)
     arrays = [sitk.GetArrayFromImage(image) for image in turned]
     sx, sy, sz = turned[0].GetSpacing()

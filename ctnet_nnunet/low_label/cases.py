@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ctnet_nnunet.errors import DataError, SetupError
+from ctnet_nnunet.files import sha256
 
 TEST_SHARE = 0.2
 
@@ -121,14 +121,6 @@ def refuse_test_scans_among_unlabelled(
             raise DataError(f"{scan}: is a test case, and imagesUn is pretrained on; remove it, or test on others")
         if scan.stat().st_size not in sizes:
             continue
-        contents = contents or {_digest(file): case for file, case in files.items()}
-        if case := contents.get(_digest(scan)):
+        contents = contents or {sha256(file): case for file, case in files.items()}
+        if case := contents.get(sha256(scan)):
             raise DataError(f"{scan}: is test case {case} under another name; remove it from imagesUn")
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

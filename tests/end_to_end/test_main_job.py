@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from ctnet_nnunet.checkpoints import HEADS
+from tests.end_to_end.commands import run_warm
 from tests.end_to_end.conftest import MainJob
 from tests.end_to_end.tiny import PRETRAINER
 
@@ -110,3 +111,19 @@ def test_the_plan_is_on_stock_preprocessed_data(main_job: MainJob) -> None:
 def test_the_log_says_what_was_loaded(main_job: MainJob) -> None:
     assert "tensors from" in main_job.finished["fold 0"].stdout
     assert "of the heads stay new" in main_job.finished["fold 0"].stdout
+
+
+def test_ctnet_predict_gives_the_labels_of_nnunetv2_predict(main_job: MainJob, tmp_path: Path) -> None:
+    model = main_job.tiny.fold(0).parent
+    scans, out = main_job.tiny.raw / "imagesTs", tmp_path / "out"
+    command = ("ctnet", "predict", "-i", scans, "-o", out, "-m", model, "-f", 0, 1, "--speed", "best", "--report")
+    run_warm(main_job.tiny.env, *command).succeeded()
+    stock = sorted(main_job.predictions.glob("*.nii.gz"))
+    assert len(stock) == 2
+    for file in stock:
+        expected, found = sitk.ReadImage(str(file)), sitk.ReadImage(str(out / file.name))
+        assert found.GetDirection() == expected.GetDirection()
+        assert found.GetOrigin() == expected.GetOrigin()
+        differing = sitk.GetArrayFromImage(expected) != sitk.GetArrayFromImage(found)
+        assert differing.mean() < 1e-4, file.name
+    assert (out / "report.html").is_file()

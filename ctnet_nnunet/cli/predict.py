@@ -1,0 +1,82 @@
+"""``ctnet predict``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.nnunet_version import require_supported_nnunet
+from ctnet_nnunet.training_log import clock
+
+if TYPE_CHECKING:
+    from ctnet_nnunet.inference.ensemble import Cost
+
+LINE_EVERY_SECONDS = 10.0
+SPEEDS = ("balanced", "best")
+
+
+class Lines:
+    """A line for each case with what it costs, and one now and then with the time that is left."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+        self.started = self.next_line = 0.0
+        self.others_left = 0
+
+    def case(self, number: int, total: int, name: str, cost: Cost) -> None:
+        typer.echo(
+            f"[{number}/{total}] {name}: {cost.tiles} tiles × {cost.mirrors} mirrors × {cost.folds} folds = "
+            f"{cost.passes} forward passes"
+        )
+        self.total, self.done, self.others_left = cost.passes, 0, total - number
+        self.started = time.monotonic()
+        self.next_line = self.started + LINE_EVERY_SECONDS
+
+    def passed(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now >= self.next_line:
+            self.next_line = now + LINE_EVERY_SECONDS
+            each = (now - self.started) / self.done
+            left = clock(each * (self.total - self.done))
+            more = f", then {self.others_left} more scans" if self.others_left else ""
+            typer.echo(f"    {self.done}/{self.total}, about {left} min left{more}")
+
+    def line(self, text: str) -> None:
+        typer.echo(text)
+
+
+def predict(
+    source: Annotated[Path, typer.Option("-i", help="A scan, or a folder of scans (nnU-Net's naming or any).")],
+    out: Annotated[Path, typer.Option("-o", help="Folder for label maps, volumes.csv, run.json, reports.")],
+    model: Annotated[Path, typer.Option("-m", help="A model's folder: …/TRAINER__PLANS__CONFIGURATION.")],
+    folds: Annotated[list[str] | None, typer.Option("-f", help="Folds; all that are trained by default.")] = None,
+    speed: Annotated[str, typer.Option(help="balanced: bf16 where the device has it; best: float32.")] = "balanced",
+    report: Annotated[bool, typer.Option("--report", help="A page for each scan and one for the batch.")] = False,
+    device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
+    force: Annotated[bool, typer.Option(help="Write over earlier label maps.")] = False,
+) -> None:
+    """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
+    require_supported_nnunet()
+    if speed not in SPEEDS:
+        raise SetupError(f"--speed {speed}: one of {', '.join(SPEEDS)}")
+    from ctnet_nnunet.inference.run import Request, predict_scans
+
+    request = Request(source, out, model, folds, speed, device, report, force)
+    batch = predict_scans(request, Lines())
+    for case, items in batch.measurements.items():
+        flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]
+        typer.echo(f"{case}: {', '.join(f'{item.structure} {item.volume_ml:.2f} ml' for item in items)}")
+        for text in flagged:
+            typer.echo(f"    look at {text}")
+    typer.echo(f"wrote {len(batch.labels)} label maps, volumes.csv, volumes.json and run.json in {out}")
+    if report:
+        typer.echo(f"wrote {out / 'report.html'}")
+    for case, reason in batch.failures.items():
+        typer.echo(f"failed: {case}: {reason}", err=True)
+    if batch.failures:
+        raise typer.Exit(1)

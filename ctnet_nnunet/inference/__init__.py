@@ -1,0 +1,1 @@
+"""New scans through a trained model: safe loading, ensemble prediction, measurements, a report."""

@@ -1,0 +1,83 @@
+"""A page for each scan, and one for the batch: pictures, volumes, agreement of the folds, warnings, provenance."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ctnet_nnunet.evaluation import provenance
+from ctnet_nnunet.evaluation.cases import LabelScheme
+from ctnet_nnunet.evaluation.metrics import IGNORE
+from ctnet_nnunet.evaluation.pictures import Picture, colour, contour_figure, svg_uri
+from ctnet_nnunet.evaluation.report import duration, style_sheet
+from ctnet_nnunet.evaluation.views import read_view
+from ctnet_nnunet.files import write_text
+from ctnet_nnunet.inference.model import Model
+from ctnet_nnunet.inference.run import Batch
+
+NOTE = "For research. Not a medical device; not for diagnosis. A person must look at every contour."
+
+
+def write_reports(out: Path, model: Model, batch: Batch) -> None:
+    """Write ``CASE.html`` for each scan and ``report.html`` for all.
+
+    Raises:
+        DataError: If a scan that was just predicted can no longer be read.
+    """
+    environment = Environment(
+        loader=PackageLoader("ctnet_nnunet.inference"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=_number, duration=duration)
+    shared: dict[str, Any] = {
+        "style": style_sheet(),
+        "written": datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+        "model": {
+            "Model": f"{model.trainer}, {model.plans.plans_name}, folds {', '.join(model.folds)}",
+            "Dataset": model.plans.dataset_name,
+        },
+        "versions": provenance.versions(),
+        "hashes": model.hashes,
+        "note": NOTE,
+    }
+    scan = environment.get_template("scan.html")
+    for case in batch.labels:
+        page = scan.render(case=case, pictures=_pictures(case, model, batch), rows=_rows(case, batch),
+                           warnings=batch.warnings[case], seconds=batch.seconds[case],
+                           files=[file.name for file in batch.files[case]], **shared)  # fmt: skip
+        write_text(out / f"{case}.html", page)
+    cases = {case: batch.measurements[case] for case in batch.labels}
+    page = environment.get_template("batch.html").render(
+        structures=[structure.name for structure in batch.structures], cases=cases, warnings=batch.warnings,
+        failures=batch.failures, **shared,
+    )  # fmt: skip
+    write_text(out / "report.html", page)
+
+
+def _pictures(case: str, model: Model, batch: Batch) -> list[Picture]:
+    labels = model.dataset_json["labels"]
+    scheme = LabelScheme(batch.structures, labels.get(IGNORE), model.file_ending)
+    view = read_view(batch.files[case][0], None, batch.labels[case], scheme)
+    pictures = []
+    for structure, item in zip(batch.structures, batch.measurements[case], strict=True):
+        if "empty" in item.flags:
+            continue
+        caption = f"{structure.name}: {item.volume_ml:.2f} ml"
+        figure = contour_figure(view, batch.structures, structure)
+        pictures.append(Picture(svg_uri(figure), caption, f"{case}: predicted outlines through {caption}"))
+    return pictures
+
+
+def _rows(case: str, batch: Batch) -> list[dict[str, Any]]:
+    return [
+        {"colour": colour(batch.structures, structure), "item": item}
+        for structure, item in zip(batch.structures, batch.measurements[case], strict=True)
+    ]
+
+
+def _number(value: float, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
