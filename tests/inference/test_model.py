@@ -98,7 +98,9 @@ def test_a_checkpoint_that_would_run_code_does_not(model_folder: Path, tmp_path:
 
 
 def test_broken_and_foreign_folders(model_folder: Path, tmp_path: Path) -> None:
-    def refused(error: type[CTNetError], words: str, folds: list[str] | None = None, folder: Path | None = None) -> None:
+    def refused(
+        error: type[CTNetError], words: str, folds: list[str] | None = None, folder: Path | None = None
+    ) -> None:
         with pytest.raises(error, match=words):
             load_model(folder or model_folder, folds)
 
