@@ -148,9 +148,8 @@ class ReciprocalStep:
             prediction = full_resolution(self.teacher(unlabelled))  # its graph is kept for the teacher's step
         labels = pseudo_labels(prediction, self.options.pseudo_labels, self.regions, self.generator)
         shares = label_shares(labels, prediction.shape[1], self.regions)
-        outputs = dict.fromkeys(
-            ("loss", "loss_student_unlabelled", "loss_student_labelled", "h", "feedback_share"), NAN
-        ) | {f"pseudo_label_share_{index}": share for index, share in enumerate(shares)}
+        outputs = self.nothing(len(shares))
+        outputs |= {f"pseudo_label_share_{index}": share for index, share in enumerate(shares)}
 
         h = self._student_step(labelled, target, unlabelled, labels, outputs)
         if h is None or not self._teacher_step(labelled, target, prediction, labels, h, outputs, measure_feedback):
@@ -159,6 +158,12 @@ class ReciprocalStep:
         if self.scaler is not None:
             self.scaler.update()
         return outputs
+
+    @staticmethod
+    def nothing(channels: int) -> dict[str, float]:
+        """What an iteration returns, with nan for everything."""
+        names = ("loss", "loss_student_unlabelled", "loss_student_labelled", "h", "feedback_share")
+        return dict.fromkeys((*names, *(f"pseudo_label_share_{index}" for index in range(channels))), NAN)
 
     def _student_step(
         self, labelled: Tensor, target: Any, unlabelled: Tensor, labels: Tensor, outputs: dict[str, float]
