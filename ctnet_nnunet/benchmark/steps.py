@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from ctnet_nnunet.architectures.from_plan import as_ctnet, network_from_plan
+from ctnet_nnunet.benchmark.reciprocal import RECIPROCAL, reciprocal_step
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.options import PRESETS, read_options
 from ctnet_nnunet.precision import autocast
@@ -21,7 +23,7 @@ from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, build_pretext
 
 UNET, RESENC, PRETRAIN = "PlainConvUNet", "ResEncUNet-M", "CTNet-m pretraining"
-SUBJECTS = (UNET, RESENC, *(f"CTNet-{preset}" for preset in ("identity", "s", "m", "l")), PRETRAIN)
+SUBJECTS = (UNET, RESENC, *(f"CTNet-{preset}" for preset in ("identity", "s", "m", "l")), PRETRAIN, *RECIPROCAL)
 Step = Callable[[], None]
 
 
@@ -68,7 +70,7 @@ class Workload:
 def architecture_of(subject: str, workload: Workload) -> dict[str, Any]:
     """The architecture block of one of ``SUBJECTS``."""
     block = workload.architecture(residual_encoder=subject == RESENC)
-    if subject in (UNET, RESENC):
+    if subject in (UNET, RESENC, *RECIPROCAL):
         return block
     preset = "m" if subject == PRETRAIN else subject.removeprefix("CTNet-")
     assert preset in PRESETS
@@ -84,6 +86,10 @@ def make_step(subject: str, workload: Workload, device: torch.device, compiled: 
     if subject == PRETRAIN:
         return _pretraining_step(network, image, workload, device, compiled, mixed)
     loss, targets = _loss_and_targets(network, image, workload)
+    if subject in RECIPROCAL:
+        teacher = network_from_plan(architecture, workload.channels, workload.classes, True).to(device)
+        context = functools.partial(autocast, device, mixed)
+        return reciprocal_step(subject, network, teacher, image, loss, targets, context, compiled)
     forward = torch.compile(network) if compiled else network
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from importlib import resources
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError
+from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Share, Switch, fields_of
+from ctnet_nnunet.planning.semi_supervised import SemiSupervised, SemiSupervisedBase
 from ctnet_nnunet.pretext import PRETEXTS
 
 PRESETS = ("s", "m", "l", "identity")
 DEFAULT_PRESET = "m"
-Mode = Literal["supervised", "pretrain", "volf"]
-
-Count = Annotated[int, Field(strict=True, ge=1)]
-CountOrZero = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Mode = Literal["supervised", "pretrain", "volf", "semi_supervised"]
 
 
 class Schedule(BaseModel):
@@ -58,7 +55,7 @@ class _Transformer(BaseModel):
     depth: CountOrZero
     heads: Count
     mlp_ratio: Positive
-    drop_path: Annotated[float, Field(strict=True, ge=0, lt=1)]
+    drop_path: Share
     reference_grid: Count
     residual_scale: NotNegative
 
@@ -74,40 +71,35 @@ class _Base(Schedule):
     pretext: dict[str, NotNegative]
     pretrain: dict[str, Any]
     volf: dict[str, Any]
-    mixed_precision: Annotated[bool, Field(strict=True)]
+    semi_supervised: SemiSupervisedBase
+    mixed_precision: Switch
 
     def schedule(self, mode: Mode) -> Schedule:
-        """The schedule of a mode: the shared keys under those of ``pretrain`` (not supervised) and of ``volf``."""
+        """The schedule of a mode: the shared keys under its own; ``volf``'s lie over those of ``pretrain``."""
         values = {name: getattr(self, name) for name in Schedule.model_fields}
-        if mode != "supervised":
+        pretraining = mode in ("pretrain", "volf")
+        if pretraining:
             values |= self.pretrain
         if mode == "volf":
             values |= self.volf
+        if mode == "semi_supervised":
+            values |= self.semi_supervised.own_schedule()
         if values["warmup_epochs"] is None:
-            values["warmup_epochs"] = min(10, values["epochs"] / 10) if mode == "supervised" else values["epochs"] / 20
+            values["warmup_epochs"] = values["epochs"] / 20 if pretraining else min(10, values["epochs"] / 10)
         return Schedule(**values)
 
     def transformer_options(self) -> TransformerOptions | None:
         return None if self.transformer is None else self.transformer.options()
 
 
-def _strict(kind: Any) -> Any:
-    """Without it pydantic would read ``true`` as 1 and ``"yes"`` as true."""
-    return Annotated[kind, Field(strict=True)] if kind in (bool, int, float) else kind
-
-
 def _pretext_fields() -> dict[str, Any]:
-    """Every field of every task's options, with its type and default, as keys of the block."""
-    found: dict[str, Any] = {}
-    for task in PRETEXTS.values():
-        hints = get_type_hints(task.Options)
-        for field in fields(task.Options):
-            default = field.default if field.default is not MISSING else ...
-            found[field.name] = (_strict(hints[field.name]), default)
-    return found
+    """Every field of every task's options as a key of the block."""
+    return {name: field for task in PRETEXTS.values() for name, field in fields_of(task.Options).items()}
 
 
-CTNetOptions: type[_Base] = create_model("CTNetOptions", __base__=_Base, **_pretext_fields())
+CTNetOptions: type[_Base] = create_model(
+    "CTNetOptions", __base__=_Base, semi_supervised=(SemiSupervised, ...), **_pretext_fields()
+)
 """The block as a frozen pydantic model; the tasks' options are fields of it."""
 
 
@@ -129,11 +121,11 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
     A shared schedule key among the changes speaks for pretraining too, so the preset's own value for pretraining
     gives way, unless the changes hold one for pretraining; likewise for ``volf``, for which ``pretrain`` speaks too.
-    ``transformer``, ``pretrain`` and ``volf`` merge key by key; ``pretext`` is replaced whole, so that naming the tasks
-    to train with leaves the others out.
+    ``transformer``, ``pretrain``, ``volf`` and ``semi_supervised`` merge key by key; ``pretext`` is replaced whole, so
+    that naming the tasks to train with leaves the others out.
 
     Raises:
-        PlanError: If ``pretrain`` or ``volf`` is no table.
+        PlanError: If ``pretrain``, ``volf`` or ``semi_supervised`` is no table.
     """
     merged = {**preset, **changes}
     spoken_for = set(changes)
@@ -144,6 +136,10 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
         kept = {key: value for key, value in preset.get(mode, {}).items() if key not in spoken_for}
         merged[mode] = {**kept, **own}
         spoken_for |= set(own)
+    table = changes.get("semi_supervised") or {}
+    if not isinstance(table, Mapping):
+        raise PlanError(f"ctnet option semi_supervised={table!r}: a table of keys is wanted, see options.md")
+    merged["semi_supervised"] = {**preset.get("semi_supervised", {}), **table}
     if isinstance(changes.get("transformer"), Mapping):
         own = preset.get("transformer") or asdict(TransformerOptions())
         merged["transformer"] = {**own, **changes["transformer"]}
@@ -167,6 +163,7 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
     _refuse_unknown(complete, CTNetOptions.model_fields, where)
     for mode in ("pretrain", "volf"):
         _refuse_unknown(complete[mode], Schedule.model_fields, where, f"{mode}.")
+    _refuse_unknown(complete["semi_supervised"], SemiSupervised.model_fields, where, "semi_supervised.")
     if isinstance(complete["pretext"], Mapping):
         _refuse_unknown(complete["pretext"], PRETEXTS, where, "pretext.")
     if isinstance(complete["transformer"], Mapping):
@@ -201,6 +198,11 @@ def _check_task_options(options: _Base, where: str) -> None:
             task.Options(**{field.name: getattr(options, field.name) for field in fields(task.Options)})
         except ValueError as error:
             raise PlanError(f"{where}: ctnet option {error}") from None
+    try:
+        options.semi_supervised.reciprocal()
+        options.semi_supervised.mean_teacher()
+    except ValueError as error:
+        raise PlanError(f"{where}: ctnet option semi_supervised.{error}") from None
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = "") -> None:

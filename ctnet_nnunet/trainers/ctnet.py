@@ -70,7 +70,7 @@ class nnUNetTrainerCTNet(ResilientTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         check_batch(batch["data"], batch["target"], batch["keys"], self.highest_label)
         data = batch["data"].to(self.device, non_blocking=True)
-        target = _to(batch["target"], self.device)
+        target = to_device(batch["target"], self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             loss = self.loss(self.network(data), target)
@@ -148,7 +148,8 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         super().perform_actual_validation(save_probabilities)
 
 
-def _to(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+def to_device(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    """A target, or one for each resolution."""
     if isinstance(target, list):
         return [item.to(device, non_blocking=True) for item in target]
     return target.to(device, non_blocking=True)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -25,8 +24,9 @@ from ctnet_nnunet.pretext.masked_features import COLLAPSED_STD
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
 from ctnet_nnunet.trainers.lateral_mirroring import MirrorPlan
 from ctnet_nnunet.trainers.pretrain_data import FixedBatches, PretrainLoader, inside_size, pretrain_transforms
+from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
-from ctnet_nnunet.unlabeled.dataset import PooledDataset, check_unlabeled_folder, unlabeled_folder
+from ctnet_nnunet.unlabeled.dataset import PooledDataset
 
 HIGHER_IS_BETTER = ("rotation/accuracy", "volume_fusion/dice")
 HOLD_OUT_FROM, HOLD_OUT_SHARE = 20, 0.05
@@ -95,14 +95,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
     def _pools(self) -> tuple[PooledDataset, PooledDataset]:
         """The scans to train on and those to watch the losses on; the same ones when there are few."""
         labelled = Path(self.preprocessed_dataset_folder)
-        folder = unlabeled_folder(labelled.parent, self.configuration_manager.data_identifier)
-        name = self.plans_manager.dataset_name
-        command = (
-            f"ctnet preprocess-unlabeled -d {int(name[7:10])} -c {self.configuration_name} "
-            f"-p {self.plans_manager.plans_name}"
-        )
-        raw = Path(str(nnUNet_raw)) / name if nnUNet_raw.is_set() else None
-        check_unlabeled_folder(folder, self.plans_manager.plans, self.configuration_manager.configuration, command, raw)
+        folder = checked_unlabeled_folder(self)
         keys = [] if self._has_no_labelled_cases() else self.do_split()[0]
         pool, held_out = PooledDataset(labelled, keys, folder), PooledDataset(labelled, keys, folder)
         self.check_cases(pool)

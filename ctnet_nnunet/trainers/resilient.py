@@ -117,20 +117,35 @@ class ResilientTrainer(CheckpointingTrainer):
         """bf16 where the device has it (fp16 on older GPUs), unless the plan turns it off."""
         return autocast(self.device, self.options.mixed_precision)
 
-    def optimise(self, loss: Tensor) -> float:
+    def optimise(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> float:
         """One optimiser step; a non-finite loss or gradient is skipped and counted. Returns the loss, nan if skipped.
+
+        Args:
+            loss: A scalar.
+            optimizer: None is the trainer's own.
 
         Raises:
             TrainingError: If it happens too often in a row.
         """
+        optimizer = self.optimizer if optimizer is None else optimizer
         value = float(loss.detach())
         finite = self._agree(np.isfinite(value))
         if finite:
-            finite = self._backward_and_step(loss)
+            finite = self._backward_and_step(loss, optimizer)
+        if not finite:
+            optimizer.zero_grad(set_to_none=True)
+        self.count_step(finite)
+        return value if finite else float("nan")
+
+    def count_step(self, finite: bool) -> None:
+        """Count a step that was skipped because something was not finite.
+
+        Raises:
+            TrainingError: If it happens too often in a row.
+        """
         if finite:
             self._non_finite_in_a_row = 0
-            return value
-        self.optimizer.zero_grad(set_to_none=True)
+            return
         self._non_finite_total += 1
         self._non_finite_in_a_row += 1
         if self._non_finite_in_a_row >= self.non_finite_limit:
@@ -139,22 +154,21 @@ class ResilientTrainer(CheckpointingTrainer):
                 f"{self.current_epoch}; lower learning_rate (ctnet plan --set), or set mixed_precision=false; the "
                 "last checkpoint is intact"
             )
-        return float("nan")
 
-    def _backward_and_step(self, loss: Tensor) -> bool:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+    def _backward_and_step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> bool:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if self.grad_scaler is not None:
             self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
+            self.grad_scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-            self.grad_scaler.step(self.optimizer)  # skips by itself when a gradient overflowed
+            self.grad_scaler.step(optimizer)  # skips by itself when a gradient overflowed
             self.grad_scaler.update()
             return True
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         if not torch.isfinite(norm):
             return False
-        self.optimizer.step()
+        optimizer.step()
         return True
 
     def _agree(self, finite: bool) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from ctnet_nnunet.planning.options import Schedule
 
@@ -29,6 +29,12 @@ def adamw(modules: Iterable[nn.Module], schedule: Schedule, betas: tuple[float, 
     return AdamW(groups, lr=schedule.learning_rate, betas=betas)
 
 
+def sgd(module: nn.Module, schedule: Schedule, momentum: float) -> SGD:
+    """SGD over the trainable parameters, all of them decayed."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return SGD(parameters, lr=schedule.learning_rate, momentum=momentum, weight_decay=schedule.weight_decay)
+
+
 class WarmupPolyScheduler(PolyLRScheduler):  # type: ignore[misc]
     """Linear warm-up, then nnU-Net's polynomial decay over the epochs that are left."""
 
@@ -49,3 +55,33 @@ class WarmupPolyScheduler(PolyLRScheduler):  # type: ignore[misc]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+class TenfoldScheduler(PolyLRScheduler):  # type: ignore[misc]
+    """A rate that falls tenfold at 5/12 and 10/12 of the epochs: every 2500 of 6000 iterations, as RLSSS does."""
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the rate of epoch ``current_step``, counted from 0."""
+        if current_step is None or current_step == -1:
+            current_step = self.ctr
+            self.ctr += 1
+        falls = 12 * current_step // (5 * self.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.initial_lr * 0.1**falls
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+class PhasedScheduler:
+    """Schedules of one optimiser that follow each other; each counts its epochs from 0.
+
+    Args:
+        phases: First epoch of each phase, rising from 0, and its schedule.
+    """
+
+    def __init__(self, phases: Sequence[tuple[int, PolyLRScheduler]]) -> None:
+        self.phases = list(phases)
+
+    def step(self, epoch: int) -> None:
+        """Set the rate of an epoch, counted from 0."""
+        start, scheduler = [phase for phase in self.phases if phase[0] <= epoch][-1]
+        scheduler.step(epoch - start)

@@ -52,6 +52,7 @@ def checked(original: Any) -> Any:
             clean = Path(folder) / "network_weights.pth"
             torch.save({"network_weights": weights}, clean)
             original(network, str(clean), verbose=False)
+        unwrapped(network).pretrained_from = fname  # type: ignore[assignment] # for trainers whose teacher follows
         loaded = sum(HEADS not in key for key in wanted)
         print(f"pretrained weights: {loaded} tensors from {fname}; {len(wanted) - loaded} of the heads stay new")
 

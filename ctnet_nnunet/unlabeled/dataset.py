@@ -70,17 +70,19 @@ class PooledDataset(nnUNetBaseDataset):  # type: ignore[misc]  # nnunetv2 is unt
     Args:
         labelled_folder: the preprocessed folder of the configuration.
         labelled_keys: the cases whose images may be used; a trainer passes its fold's training cases.
-        unlabeled: the folder of :func:`unlabeled_folder`; may not exist.
+        unlabeled: the folder of :func:`unlabeled_folder`; may not exist. None: no unlabelled scans.
 
     Raises:
         DataError: nothing to draw from; a missing image; a scan that is also a labelled case, of whatever fold.
     """
 
-    def __init__(self, labelled_folder: Path, labelled_keys: Sequence[str], unlabeled: Path) -> None:
-        labelled_folder, unlabeled = Path(labelled_folder), Path(unlabeled)
-        scans = unlabeled_identifiers(unlabeled)
+    def __init__(self, labelled_folder: Path, labelled_keys: Sequence[str], unlabeled: Path | None) -> None:
+        labelled_folder = Path(labelled_folder)
+        scans = [] if unlabeled is None else unlabeled_identifiers(Path(unlabeled))
         _check_pool(labelled_folder, list(labelled_keys), unlabeled, scans)
-        self.folders: dict[str, Path] = dict.fromkeys(labelled_keys, labelled_folder) | dict.fromkeys(scans, unlabeled)
+        self.folders: dict[str, Path] = dict.fromkeys(labelled_keys, labelled_folder)
+        if unlabeled is not None:
+            self.folders |= dict.fromkeys(scans, Path(unlabeled))
         self.labelled_identifiers, self.unlabeled_identifiers = sorted(set(labelled_keys)), scans
         super().__init__(str(labelled_folder), sorted(self.folders))
         blosc2.set_nthreads(1)
@@ -107,7 +109,7 @@ class PooledDataset(nnUNetBaseDataset):  # type: ignore[misc]  # nnunetv2 is unt
         raise TypeError("a PooledDataset is read only")
 
 
-def _check_pool(labelled_folder: Path, labelled_keys: list[str], unlabeled: Path, scans: list[str]) -> None:
+def _check_pool(labelled_folder: Path, labelled_keys: list[str], unlabeled: Path | None, scans: list[str]) -> None:
     if not labelled_keys and not scans:
         raise DataError(
             f"nothing to pretrain on: no training case and no scan in {unlabeled}; "

@@ -26,7 +26,7 @@ def test_kill_minus_nine(nnunet_env: NnunetEnv) -> None:
     assert len(outcome.kills) == KILLS
 
 
-@pytest.mark.parametrize("trainer", [TRAINER, PRETRAINER])
+@pytest.mark.parametrize("trainer", [TRAINER, PRETRAINER, "nnUNetTrainerReciprocal", "nnUNetTrainerMeanTeacher"])
 def test_an_interrupted_training_ends_like_an_undisturbed_one(copy_of_planned: Tiny, trainer: str) -> None:
     """Two epochs of two steps, ended in an epoch, behind its last step and in the next: the same network to the bit."""
     tiny = copy_of_planned
@@ -45,9 +45,13 @@ def test_an_interrupted_training_ends_like_an_undisturbed_one(copy_of_planned: T
 
 
 def compare(resumed: dict[str, Any], undisturbed: dict[str, Any]) -> None:
-    """Equal weights of the network and, in pretraining, of heads and teacher; an equal log of two epochs."""
+    """Equal weights of the network and of a teacher, in pretraining of the heads, too; an equal log of two epochs."""
     wanted, found = (
-        {**checkpoint["network_weights"], **checkpoint["ctnet"].get("pretext_state", {})}
+        {
+            **checkpoint["network_weights"],
+            **checkpoint["ctnet"].get("pretext_state", {}),
+            **{f"teacher.{key}": value for key, value in checkpoint["ctnet"].get("teacher_weights", {}).items()},
+        }
         for checkpoint in (undisturbed, resumed)
     )
     assert found.keys() == wanted.keys()

@@ -9,7 +9,7 @@ from torch import nn
 from ctnet_nnunet.planning.options import Schedule, read_options
 from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import build_pretext
-from ctnet_nnunet.trainers.schedule import WarmupPolyScheduler, adamw
+from ctnet_nnunet.trainers.schedule import PhasedScheduler, TenfoldScheduler, WarmupPolyScheduler, adamw, sgd
 from tests.pretext.units import CUBE, context_of, network_of
 
 SCHEDULE: Schedule = read_options({"learning_rate": 0.01, "weight_decay": 0.05}).schedule("supervised")
@@ -87,3 +87,31 @@ def test_a_parameter_of_two_modules_is_taken_once() -> None:
     layer = nn.Linear(3, 3)
     groups = adamw([layer, nn.Sequential(layer)], SCHEDULE).param_groups
     assert [len(group["params"]) for group in groups] == [1, 1]
+
+
+def test_the_published_rate_falls_tenfold_every_2500_of_6000_iterations() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = TenfoldScheduler(optimizer, 0.01, 60)
+    found = []
+    for epoch in range(60):
+        scheduler.step(epoch)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.01] * 25 + [0.001] * 25 + [0.0001] * 10)
+
+
+def test_each_phase_has_its_own_schedule() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    phases = [(0, WarmupPolyScheduler(optimizer, 1.0, 4, 0)), (4, WarmupPolyScheduler(optimizer, 1.0, 6, 0))]
+    scheduler = PhasedScheduler(phases)
+    found = []
+    for epoch in range(10):
+        scheduler.step(epoch)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx(rates(4, 0) + rates(6, 0))
+
+
+def test_sgd_leaves_frozen_parameters_out() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    (group,) = sgd(module, SCHEDULE, 0.9).param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in module[0].parameters()]
+    assert (group["momentum"], group["weight_decay"], group["lr"]) == (0.9, 0.05, 0.01)

@@ -1,0 +1,158 @@
+"""``-tr nnUNetTrainerReciprocal``: semi-supervised reciprocal learning on the plan's network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ctnet_nnunet.checkpoints import HEADS, compare_weights, read_checkpoint
+from ctnet_nnunet.errors import CheckpointError, PlanError
+from ctnet_nnunet.semi_supervised.labels import Recomputed
+from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalStep
+from ctnet_nnunet.trainers.semi_supervised import SemiSupervisedTrainer, means
+from ctnet_nnunet.trainers.stock_hooks import difference_table, unwrapped
+
+NAN = float("nan")
+DEGENERATE_SHARE = 1e-4
+
+
+class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
+    """The student learns from the teacher's pseudo-labels, the teacher from labels and from how these helped.
+
+    Three phases: the teacher alone, on labels (``teacher_pretraining``, none with ``teacher_weights``); reciprocal
+    learning; and, if asked for, the student alone, on labels.
+    """
+
+    def pretraining_epochs(self) -> int:
+        share, epochs = self.semi.teacher_pretraining, self.schedule.epochs
+        if self.semi.teacher_weights is not None or share == 0:
+            return 0
+        return min(max(1, round(share * epochs)), epochs - self.semi.student_finetune_epochs - 1)
+
+    @property
+    def phase(self) -> Literal["teacher", "reciprocal", "student"]:
+        """Who learns in the current epoch."""
+        if self.current_epoch < self.pretraining_epochs():
+            return "teacher"
+        last = self.schedule.epochs - self.semi.student_finetune_epochs
+        return "reciprocal" if self.current_epoch < last else "student"
+
+    def build_teacher(self, student: nn.Module) -> None:
+        if self.semi.student_finetune_epochs >= self.schedule.epochs:
+            raise PlanError(
+                f"ctnet option semi_supervised.student_finetune_epochs={self.semi.student_finetune_epochs}: not fewer "
+                f"than the {self.schedule.epochs} epochs, so none is left for reciprocal learning; choose fewer"
+            )
+        self.teacher = self._new_network()
+        self.teacher_optimizer, self.teacher_schedule = self.optimizer_and_schedule(self.teacher)
+        inner = Recomputed(self.teacher) if self.semi.recompute_teacher else self.teacher
+        self.teacher_in_training = self.wrapped(inner)
+        self.step = ReciprocalStep(
+            self.network,
+            self.teacher_in_training,
+            self.optimizer,
+            self.teacher_optimizer,
+            Losses(self.loss, self.loss_at_full_resolution, self._pseudo_loss),
+            self.semi.reciprocal(),
+            regions=self.label_manager.has_regions,
+            clip_norm=self.clip_norm,
+            autocast=self.autocast,
+            scaler=self.grad_scaler,
+        )
+        if self.semi.teacher_weights is not None:
+            load_teacher(self.teacher, Path(self.semi.teacher_weights))
+
+    def check_start(self) -> None:
+        if self.semi.teacher_from_pretrained and not self.resuming and self.pretrained_from is None:
+            raise CheckpointError(
+                "ctnet option semi_supervised.teacher_from_pretrained=true, but no -pretrained_weights FILE was given; "
+                "give it, or set the option to false"
+            )
+
+    def start_teacher(self) -> None:
+        if not self.semi.teacher_from_pretrained:
+            return
+        assert self.teacher is not None
+        own = unwrapped(self.network).state_dict()
+        # Pretrained heads segment nothing yet, and the student's would make both start with the same.
+        self.teacher.load_state_dict({key: value for key, value in own.items() if HEADS not in key}, strict=False)
+        self.print_to_log_file(f"teacher, too, initialised from {self.pretrained_from}")
+
+    def _pseudo_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The trainer's loss on pseudo-labels, in the form in which nnU-Net's losses want their targets."""
+        if not self.label_manager.has_regions:
+            return self.loss_at_full_resolution(logits, labels[:, None])
+        if self.label_manager.has_ignore_label:  # the last channel says where to ignore: nowhere
+            labels = torch.cat([labels, torch.zeros_like(labels[:, :1])], 1)
+        return self.loss_at_full_resolution(logits, labels)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.teacher_schedule.step(self.current_epoch)
+        starts = self.current_epoch == self.pretraining_epochs() and not self._epoch_outputs
+        if starts:
+            self.teacher_optimizer.state.clear()
+        self.dataloader_train.draw_unlabelled = self.phase == "reciprocal"
+        self.print_to_log_file(f"phase: {self.phase}")
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        images, target = self.labelled(batch)
+        if self.phase == "reciprocal":
+            first = not self._epoch_outputs
+            outputs = self.step(images, target, self.unlabelled(batch), measure_feedback=first)
+            self.count_step(outputs["loss"] == outputs["loss"])  # nan where it was skipped
+            return outputs
+        learner = self.teacher_in_training if self.phase == "teacher" else self.network
+        optimizer = self.teacher_optimizer if self.phase == "teacher" else self.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.optimise(self.supervised_loss(learner, images, target), optimizer)
+        return {**self.step.nothing(self.label_manager.num_segmentation_heads), "loss": loss}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        if self.phase == "reciprocal":
+            sizes = means([{"abs_h": abs(output["h"])} for output in train_outputs])
+            self.train_metrics |= sizes
+            self.print_to_log_file(f"mean |h| {sizes.get('abs_h', NAN):.4g}")
+        share = self.train_metrics.get("feedback_share")
+        if share is not None and share < DEGENERATE_SHARE:
+            self.print_to_log_file(
+                f"WARNING: the feedback's gradient is {share:.1e} of the labels': the teacher hardly hears it; raise "
+                "semi_supervised.feedback_scale, or set semi_supervised.feedback=finite_difference"
+            )
+
+    def extra_state(self) -> dict[str, Any]:
+        return {
+            **super().extra_state(),
+            "teacher_optimizer_state": self.teacher_optimizer.state_dict(),
+            "reciprocal_step": self.step.state_dict(),
+        }
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        super().load_extra_state(state)
+        self.teacher_optimizer.load_state_dict(state["teacher_optimizer_state"])
+        self.step.load_state_dict(state["reciprocal_step"])
+
+
+def load_teacher(teacher: nn.Module, file: Path) -> None:
+    """Give the teacher a supervised checkpoint's weights, heads included, because these make its pseudo-labels.
+
+    Raises:
+        CheckpointError: It is missing, broken, or of another plan's network.
+    """
+    weights, wanted = read_checkpoint(file)["network_weights"], teacher.state_dict()
+    differ = [key for key in {*weights, *wanted} if _shape(weights.get(key)) != _shape(wanted.get(key))]
+    if differ:
+        print(difference_table(compare_weights(wanted, weights)))
+        raise CheckpointError(
+            f"{file}: semi_supervised.teacher_weights is of another plan or dataset, {len(differ)} of {len(wanted)} "
+            f"tensors differ (first: {min(differ)}); train the teacher with the same -d, -p and configuration"
+        )
+    teacher.load_state_dict(weights)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)

@@ -1,0 +1,27 @@
+"""Where a trainer's preprocessed unlabelled scans lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from ctnet_nnunet.unlabeled.dataset import check_unlabeled_folder, unlabeled_folder
+
+
+def checked_unlabeled_folder(trainer: nnUNetTrainer) -> Path:
+    """The folder of the trainer's configuration, which may not exist.
+
+    Raises:
+        DataError: Its scans were made by other plans, or imagesUn holds scans and none is preprocessed.
+    """
+    plans, configuration = trainer.plans_manager, trainer.configuration_manager
+    name = plans.dataset_name
+    folder = unlabeled_folder(Path(trainer.preprocessed_dataset_folder).parent, configuration.data_identifier)
+    command = (
+        f"ctnet preprocess-unlabeled -d {int(name[7:10])} -c {trainer.configuration_name} -p {plans.plans_name}"
+    )
+    raw = Path(str(nnUNet_raw)) / name if nnUNet_raw.is_set() else None
+    check_unlabeled_folder(folder, plans.plans, configuration.configuration, command, raw)
+    return folder

@@ -1,0 +1,72 @@
+"""Both streams mirror alike: never along left-right without a swap, and not at all where orientations differ."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import SimpleITK as sitk
+import torch
+
+from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
+from tests.end_to_end.commands import run_function
+from tests.end_to_end.tiny import Tiny
+
+RECIPROCAL = "nnUNetTrainerReciprocal"
+
+
+def _describe(tiny: Tiny, out: Path) -> None:
+    """Build the trainer as the stock command does and write down what its two streams do."""
+    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    from ctnet_nnunet.trainers.lateral_mirroring import LateralMirrorTransform
+
+    trainer = get_trainer_from_args(str(tiny.id), "3d_fullres", 0, RECIPROCAL, tiny.plans, device=torch.device("cpu"))
+    trainer.initialize()
+    streams, _ = trainer.get_dataloaders()
+
+    def axes(stream: Any) -> dict[str, Any]:
+        steps = stream.transforms.transforms
+        swap = [step.allowed_axes for step in steps if isinstance(step, LateralMirrorTransform)]
+        plain = [step.allowed_axes for step in steps if type(step) is MirrorTransform]
+        turned = sum(type(step).__name__ == "Rot90Transform" for step in steps)
+        return {"swap": swap, "plain": plain, "turned": turned}
+
+    found = {name: axes(getattr(streams, name).data_loader) for name in ("labelled", "unlabelled")}
+    out.write_text(json.dumps({**found, "inference": trainer.inference_allowed_mirroring_axes}))
+
+
+def described(tiny: Tiny, out: Path, preset: str) -> dict[str, Any]:
+    block = tiny.read_plans()["configurations"][tiny.configuration]["ctnet"]
+    tiny.change_configuration(ctnet={**block, "semi_supervised": {"preset": preset}})
+    run_function(tiny.env, functools.partial(_describe, tiny, out)).succeeded()
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(("preset", "plain"), [("nnunet", [0, 1]), ("rlsss", [1])])
+def test_both_streams_mirror_the_left_right_axis_with_a_swap(
+    copy_of_planned: Tiny, tmp_path: Path, preset: str, plain: list[int]
+) -> None:
+    found = described(copy_of_planned, tmp_path / "found.json", preset)
+    for stream in ("labelled", "unlabelled"):
+        assert found[stream] == {"swap": [[2]], "plain": [plain], "turned": 0}, stream
+    assert found["inference"] == plain  # test-time augmentation mirrors what training has
+
+
+def test_an_unlabelled_scan_in_another_orientation_turns_mirroring_off(copy_of_planned: Tiny, tmp_path: Path) -> None:
+    tiny = copy_of_planned
+    (file, *_) = sorted((tiny.raw / "imagesUn").glob("*.nii.gz"))
+    image = sitk.ReadImage(str(file))
+    image.SetDirection((0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    sitk.WriteImage(image, str(file))
+    shutil.rmtree(tiny.preprocessed / "nnUNetPlans_3d_fullres_unlabeled")
+    preprocess_unlabeled(tiny.id, tiny.configuration, tiny.plans, processes=0)
+    found = described(tiny, tmp_path / "found.json", "nnunet")
+    for stream in ("labelled", "unlabelled"):
+        assert found[stream] == {"swap": [], "plain": [], "turned": 0}
+    assert found["inference"] is None
