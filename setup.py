@@ -29,5 +29,6 @@ setup(
         # The demo's real scans with their licence and source, and the templates of the reports.
         "ctnet_nnunet.demo": ["data/**/*.nii.gz", "data/**/*.json", "data/**/*.txt", "data/**/*.md", "*.html", "*.j2"],
         "ctnet_nnunet.evaluation": ["**/*.html", "**/*.j2", "**/*.css"],
+        "ctnet_nnunet.conversion": ["**/*.html"],
     },
 )

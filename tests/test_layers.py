@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"architectures", "pretext", "planning"},
     "demo": {"evaluation"},
     "cli": {
-        *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark")
+        *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"),
+        "dataset_conversion",
     },
 }
 MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark"}
@@ -50,7 +51,13 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 # Dangerous calls that were looked at: file → {what: why it is safe there}. An entry without its call is an error.
 AUDITED: dict[str, dict[str, str]] = {}
 
-DISTRIBUTIONS = {"SimpleITK": "simpleitk", "yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}
+DISTRIBUTIONS = {
+    "SimpleITK": "simpleitk",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
 
 
 def component(module: str) -> str:

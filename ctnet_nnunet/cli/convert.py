@@ -1,0 +1,17 @@
+"""``ctnet convert SOURCE``: the scripts of dataset_conversion, one command each."""
+
+from __future__ import annotations
+
+import typer
+
+from ctnet_nnunet.dataset_conversion.convert_nifti import nifti
+
+app = typer.Typer(help="Make a raw nnU-Net dataset from what is on disk.", no_args_is_help=True)
+
+
+@app.callback()
+def _convert() -> None:
+    pass
+
+
+app.command("nifti")(nifti)
