@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
+from ctnet_nnunet.conversion.cases import TEST, TRAINING, UNLABELLED
 from ctnet_nnunet.conversion.settings import Settings
 from ctnet_nnunet.errors import CTNetError
 
@@ -79,7 +80,8 @@ def _run(list_cases: Callable[[], Listing], settings: Settings) -> int:
 
 def _print(report: Report, listing: Listing, dry_run: bool) -> None:
     parts = Counter(case.destination for case in report.written)
-    counts = ", ".join(f"{count} in images{part}" for part, count in sorted(parts.items(), reverse=True)) or "no case"
+    order = (TRAINING, UNLABELLED, TEST)
+    counts = ", ".join(f"{parts[part]} in images{part}" for part in order if parts[part]) or "no case"
     print(f"{'dry run, nothing written: ' if dry_run else ''}{report.folder}: {counts}, {len(report.refused)} refused")
     if dry_run:
         for case in report.written[:_MOST_LINES]:
