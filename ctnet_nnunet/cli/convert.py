@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ctnet_nnunet.dataset_conversion.convert_bids import bids
+from ctnet_nnunet.dataset_conversion.convert_dicom import dicom
 from ctnet_nnunet.dataset_conversion.convert_nifti import nifti
 
 app = typer.Typer(help="Make a raw nnU-Net dataset from what is on disk.", no_args_is_help=True)
@@ -17,3 +18,4 @@ def _convert() -> None:
 
 app.command("nifti")(nifti)
 app.command("bids")(bids)
+app.command("dicom")(dicom)

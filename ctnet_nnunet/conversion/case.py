@@ -138,7 +138,7 @@ class CaseConverter:
         if not self.reorient:
             raise DataError(
                 f"{image}: lies on the grid of the first channel, but its axes are stored as {orientation(read)} and "
-                f"not as {orientation(first)}; look whether both fit in a viewer, then add --reorient"
+                f"not as {orientation(first)}; look whether both fit (the page shows labels), then add --reorient"
             )
         notes.append(f"{name}: turned from {orientation(read)} to {orientation(first)}, as its header says")
         return with_geometry_of(sitk.DICOMOrient(read, orientation(first)), first)
@@ -152,8 +152,10 @@ class CaseConverter:
         if rounded:
             notes.append(f"{case.label.path.name}: labels were a little off integers and have been rounded")
         relation, distance = compare_grids(first, read)
+        if relation is Relation.OTHER or (relation is Relation.TURNED and not self.reorient):
+            self._draw_both(case, read, first, array)
         if relation is Relation.OTHER:
-            raise DataError(self._other_grid(case, read, first, array, distance))
+            raise DataError(self._other_grid(case, read, first, distance))
         labels = sitk.GetImageFromArray(self.label_map.apply(array, name))
         labels.CopyInformation(read)
         turned = to_ras(self._on_grid(case.label, labels, first, relation, distance, notes))
@@ -161,16 +163,16 @@ class CaseConverter:
             notes.append(f"{case.label.path.name}: has no label besides background")
         return turned
 
-    def _other_grid(self, case: Case, read: sitk.Image, first: sitk.Image, array: Any, distance: float) -> str:
-        """The refusal of a label map on another grid, with a picture of both."""
-        assert case.label is not None
-        shown = sitk.GetImageFromArray((array != 0).astype(np.uint8))
-        shown.CopyInformation(read)
-        off = f"up to {distance:.3g} mm off" if np.isfinite(distance) else f"{_grid(read)} against {_grid(first)}"
-        picture = ""
+    def _draw_both(self, case: Case, read: sitk.Image, first: sitk.Image, array: Any) -> None:
+        """The picture of a label map that is refused, over its image, each where its header places it."""
         if read.GetDimension() == 3 == first.GetDimension():
+            shown = sitk.GetImageFromArray((array != 0).astype(np.uint8))
+            shown.CopyInformation(read)
             draw_overlay(first, shown, self.pictures / f"{case.name}.png")
-            picture = f" (picture: {case.name}.png)"
+
+    def _other_grid(self, case: Case, read: sitk.Image, first: sitk.Image, distance: float) -> str:
+        off = f"up to {distance:.3g} mm off" if np.isfinite(distance) else f"{_grid(read)} against {_grid(first)}"
+        picture = f" (picture: {case.name}.png)" if (self.pictures / f"{case.name}.png").is_file() else ""
         return (
             f"{case.label}: lies on another grid than its image, {off}{picture}; resample it with nearest neighbour, "
             "or correct its header"

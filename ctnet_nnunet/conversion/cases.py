@@ -16,11 +16,13 @@ TRAINING, UNLABELLED, TEST = "Tr", "Un", "Ts"
 class Image:
     """One channel of a case, or its label map.
 
-    ``volume`` is an index along the fourth axis of a 4D file.
+    ``path`` is a file, or the folder of a DICOM series with its ``slices`` in order. ``volume`` is an index along the
+    fourth axis of a 4D file or time series.
     """
 
     path: Path
     volume: int | None = None
+    slices: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.path}" if self.volume is None else f"{self.path} (volume {self.volume})"

@@ -85,7 +85,7 @@ def assign_patients(listing: Listing, table: Path | None, pattern: str | None) -
         else:
             kept.append(replace(case, patient=row.patient or case.patient, site=row.site or case.site))
     listing.cases = kept
-    if not table and not pattern and all(not case.patient for case in kept) and kept:
+    if not table and not pattern and all(not case.patient for case in kept) and len(kept) > 1:
         listing.notes.append(
             "each case was taken for a patient of its own; where a person has several scans, say so with "
             "--patient-pattern or --patients, else folds leak"

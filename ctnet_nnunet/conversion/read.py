@@ -43,6 +43,10 @@ def read_image(image: Image, max_voxels: int = MAX_VOXELS) -> tuple[sitk.Image, 
         DataError: missing, damaged, too large, not one number a voxel, or sides that the header does not settle.
     """
     path = image.path
+    if image.slices:
+        from ctnet_nnunet.conversion.dicom_pixels import read_series
+
+        return read_series(image, max_voxels)
     if path.name.lower().endswith(MGH_ENDINGS):
         return _read_mgh(path, max_voxels), []
     notes = _nifti_notes(path) if nifti_check.is_nifti(path) and path.is_file() and path.stat().st_size else []

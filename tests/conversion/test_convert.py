@@ -109,6 +109,7 @@ def test_a_turned_label_is_refused_until_asked_for(tmp_path: Path) -> None:
     assert report.exit_status == 1
     assert "stored as RAI and not as LPS" in report.refused["one"]
     assert "--reorient" in report.refused["one"]
+    assert (tmp_path / "Dataset501_Test/conversion/one.png").is_file()
     assert [c.name for c in report.written] == ["good"]
     report = run(one_case(tmp_path, sitk.DICOMOrient(label, "RAI")), tmp_path, reorient=True, force=True)
     assert report.exit_status == 0
