@@ -6,6 +6,7 @@ import typer
 
 from ctnet_nnunet.dataset_conversion.convert_bids import bids
 from ctnet_nnunet.dataset_conversion.convert_dicom import dicom
+from ctnet_nnunet.dataset_conversion.convert_freesurfer import freesurfer
 from ctnet_nnunet.dataset_conversion.convert_nifti import nifti
 
 app = typer.Typer(help="Make a raw nnU-Net dataset from what is on disk.", no_args_is_help=True)
@@ -19,3 +20,4 @@ def _convert() -> None:
 app.command("nifti")(nifti)
 app.command("bids")(bids)
 app.command("dicom")(dicom)
+app.command("freesurfer")(freesurfer)
