@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 import ctnet_nnunet
 from ctnet_nnunet.conversion.case import FILE_ENDING, CaseConverter, Outcome, case_files
-from ctnet_nnunet.conversion.cases import TRAINING, Case, Image, Listing, refuse_duplicates, relative
+from ctnet_nnunet.conversion.cases import TRAINING, UNLABELLED, Case, Image, Listing, refuse_duplicates, relative
 from ctnet_nnunet.conversion.labels import (
     LabelMap,
     as_integers,
@@ -69,6 +69,7 @@ def convert(listing: Listing, settings: Settings, progress: Progress | None = No
         _check_headers(listing, settings, report)
         return report
     report.labels = _label_map(listing, settings)
+    _require_parts(listing, report.labels)
     automatic = listing.label_map is None and not settings.label_map and report.labels is not None
     with partial_dataset(target) as partial:
         _convert_cases(listing.cases, listing.root, settings, report, partial, progress)
@@ -78,6 +79,7 @@ def convert(listing: Listing, settings: Settings, progress: Progress | None = No
             labelled = [case for case in report.written if case.destination == TRAINING]
             made = make_splits(labelled, settings.folds, settings.seed, settings.stratify_sites, fold_of)
             report.splits = made[0] if labelled else []
+            report.notes += _related(report.written)
             report.notes += made[1] if labelled else ["no case has a label: nnU-Net cannot plan this dataset alone"]
             _write_dataset(listing, report, partial, target)
             commit(partial, target)
@@ -86,6 +88,28 @@ def convert(listing: Listing, settings: Settings, progress: Progress | None = No
         else:
             _keep_refused(listing, report, partial, target)
     return report
+
+
+def _require_parts(listing: Listing, labels: LabelMap | None) -> None:
+    """Every label that a region is made of must be in the label map."""
+    parts = {part for members in (listing.regions or {}).values() for part in members}
+    missing = sorted(parts - set(labels.names if labels else ()))
+    if missing:
+        raise DataError(
+            f"--label-map: lacks {', '.join(missing)}, of which the regions are made; add or leave out both"
+        )
+
+
+def _related(cases: Sequence[Case]) -> list[str]:
+    """Whether unlabelled scans are of people who have labelled ones: pretraining would see a validation patient."""
+    labelled = {patient_of(case) for case in cases if case.destination == TRAINING}
+    found = [case.name for case in cases if case.destination == UNLABELLED and patient_of(case) in labelled]
+    if not found:
+        return []
+    return [
+        f"{len(found)} scans in imagesUn, {found[0]} for one, are of patients who have labelled scans, too: "
+        "pretraining of a fold may see other scans of its validation patients; move them away if that matters"
+    ]
 
 
 def _label_map(listing: Listing, settings: Settings) -> LabelMap | None:

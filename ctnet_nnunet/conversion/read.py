@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel
@@ -76,14 +77,17 @@ def _read_volume_of_4d(path: Path, volume: int, max_voxels: int) -> sitk.Image:
         raise DataError(f"{path}: is {shape} voxels and has no volume {volume}; check the number of channels")
     if math.prod(promise.size) > max_voxels:
         raise DataError(f"{path}: declares {math.prod(promise.size)} voxels, above the limit of {max_voxels}; crop it")
-    nifti_check.check_stream(path, promise)
-    reader = sitk.ImageFileReader()
-    reader.SetExtractSize([*promise.size[:3], 0])
-    reader.SetExtractIndex([0, 0, 0, volume])
-    image = _read(reader, path)
+    image = _read_4d(path, path.stat().st_mtime_ns)[:, :, :, volume]
     if not is_orthonormal(image.GetDirection()):
         raise DataError(f"{path}: the header's axes are not orthonormal; resample the scan to a plain grid")
     return image
+
+
+@lru_cache(maxsize=1)
+def _read_4d(path: Path, mtime_ns: int) -> sitk.Image:
+    """A whole 4D file, kept for the next channel of the same case: decompressing it takes most of the time."""
+    nifti_check.check_stream(path, nifti_check.read_promise(path))
+    return _read(sitk.ImageFileReader(), path)
 
 
 def volumes_in(path: Path) -> int:
