@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataset_conversion": {"conversion"},
     "evaluation": set(),
     "doctor": set(),
-    "benchmark": {"architectures", "pretext", "planning"},
+    "benchmark": {"architectures", "pretext", "planning", "conversion"},
     "demo": {"evaluation"},
     "cli": {
         *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"),

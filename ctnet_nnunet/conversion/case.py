@@ -26,7 +26,7 @@ from ctnet_nnunet.errors import CTNetError, DataError
 from ctnet_nnunet.image_check import MAX_VOXELS, check_voxels
 
 FILE_ENDING = ".nii.gz"
-_COMPRESSION = 1
+COMPRESSION = 1
 """Of zlib's levels: the higher ones take several times as long for a few percent."""
 
 
@@ -196,7 +196,7 @@ def write_image(image: sitk.Image, file: Path) -> None:
     plain = sitk.Image(image)
     for key in plain.GetMetaDataKeys():  # descriptions may name a patient
         plain.EraseMetaData(key)
-    sitk.WriteImage(plain, str(file), True, _COMPRESSION)
+    sitk.WriteImage(plain, str(file), True, COMPRESSION)
     relation, distance = compare_grids(plain, _written_grid(file))
     if relation not in (Relation.SAME, Relation.NOISE):
         raise DataError(f"{file.name}: its geometry cannot be stored as NIfTI (off by {distance:.3g} mm); resample it")

@@ -40,6 +40,30 @@ def test_pairs_with_channel_numbers(tmp_path: Path) -> None:
     assert listing.refused["labels/c.nii.gz"].startswith("is a label map without an image")
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "channels", "cases"),
+    [
+        (("a_0000", "a_0001", "b_0000", "b_0001"), ("a",), 0, {"a": 2, "b": 2}),
+        (("a_0000", "a_0001", "a_0002"), ("a_0000", "a_0001"), 1, {"a_0000": 1, "a_0001": 1, "a_0002": 1}),
+        (("a_0000", "a_0001"), (), 2, {"a": 2}),
+        (("a_0000", "a_0001"), (), 1, {"a_0000": 1, "a_0001": 1}),
+        (("a_0000", "b_0000"), (), 0, {"a": 1, "b": 1}),
+        (("a_0001", "a_0002"), (), 0, {"a_0001": 1, "a_0002": 1}),
+        (("a_0000", "a_0001"), (), 0, {"a_0000": 1, "a_0001": 1}),
+        (("a_0000", "b"), (), 0, {"a_0000": 1, "b": 1}),
+    ],
+)
+def test_a_number_at_the_end(tmp_path: Path, images: tuple, labels: tuple, channels: int, cases: dict) -> None:
+    for folder, names in (("images", images), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.nii.gz").touch()
+    names = [f"C{index}" for index in range(channels)]
+    listing = list_pairs(tmp_path / "images", tmp_path / "labels" if labels else None, names)
+    assert {c.name: len(c.images) for c in listing.cases} == cases
+    assert listing.refused == {}
+
+
 def test_patterns_with_patient_session_and_site(tmp_path: Path) -> None:
     for place in ("north/p1/s1", "north/p1/s2", "south/p2/s1"):
         write(scan(), tmp_path / place / "scan_T1.nii.gz")

@@ -94,12 +94,8 @@ def list_pairs(images: Path, labels: Path | None, channels: Sequence[str]) -> Li
         DataError: a folder is missing or holds no image.
     """
     _require_folder(images)
-    found: dict[str, dict[int, Path]] = {}
-    numbered = all(re.search(r"_\d{4}$", stem(path)) for path in _images_in(images))
-    for path in _images_in(images):
-        name, channel = (stem(path)[:-5], int(stem(path)[-4:])) if numbered else (stem(path), 0)
-        found.setdefault(name, {})[channel] = path
     masks = {stem(path): path for path in _images_in(labels)} if labels and _require_folder(labels) else {}
+    found = _by_case(_images_in(images), set(masks), len(channels))
     root = images.parent if labels is None or labels.parent == images.parent else images
     count = max((max(files) + 1 for files in found.values()), default=0)
     if channels and count and len(channels) != count:
@@ -115,6 +111,27 @@ def list_pairs(images: Path, labels: Path | None, channels: Sequence[str]) -> Li
     for name in sorted(masks.keys() - found.keys()):
         listing.refused[relative(masks[name], root)] = "is a label map without an image; add the image or remove it"
     return _not_empty(listing, f"{images}: holds no image")
+
+
+def _by_case(images: list[Path], labels: set[str], channels: int) -> dict[str, dict[int, Path]]:
+    """Case → channel → file. A number at the end is a channel, unless it is part of the cases' names.
+
+    The names of the label maps decide; without any, the number of channels; without both, whether every case starts
+    at _0000.
+    """
+    plain = {stem(path): {0: path} for path in images}
+    numbered: dict[str, dict[int, Path]] = {}
+    for path in images:
+        match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
+        if match is None:
+            return plain
+        numbered.setdefault(match[1], {})[int(match[2])] = path
+    count = max((max(files) + 1 for files in numbered.values()), default=0)
+    if labels:
+        return plain if labels & plain.keys() else numbered
+    if channels:
+        return numbered if count == channels else plain
+    return numbered if all(0 in files for files in numbered.values()) and len(numbered) > 1 else plain
 
 
 def list_table(table: Path) -> Listing:
