@@ -29,7 +29,7 @@ def convert(
     sizes = tuple(int(part) for part in parts)
     figures = measure_conversion(cases, sizes, workers, lambda line: typer.echo(line, err=True))
     typer.echo(
-        "| cases | voxels | processes | cases/min | s/case in a worker | ITK alone, s/case | peak of a worker, MB |"
+        "| cases | voxels | processes | cases/min | CPU s/case | ITK alone | peak of a worker, MB |"
     )
     typer.echo("|---|---|---|---|---|---|---|")
     typer.echo(

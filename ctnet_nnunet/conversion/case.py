@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ctnet_nnunet import nifti_check
 from ctnet_nnunet.conversion.cases import Case, Image
 from ctnet_nnunet.conversion.geometry import (
     Relation,
@@ -45,7 +47,7 @@ class Outcome:
     spacing: tuple[float, ...] = ()
     voxels: dict[int, int] | None = None
     picture: str = ""
-    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class CaseConverter:
 
     def __call__(self, case: Case) -> Outcome:
         """Convert the case; one that fails leaves none of its files behind."""
-        start, notes = time.monotonic(), list[str]()
+        start, notes = time.process_time(), list[str]()
         try:
             outcome = self._convert(case, notes)
         except CTNetError as error:
@@ -74,7 +76,7 @@ class CaseConverter:
             outcome = self._failed(case, "not enough memory; use fewer processes (-np 1) or crop the scan", notes)
         except (RuntimeError, OSError) as error:  # ITK's errors are RuntimeErrors of many lines
             outcome = self._failed(case, f"{case.images[0]}: {str(error).strip().splitlines()[-1]}", notes)
-        return Outcome(**{**outcome.__dict__, "seconds": time.monotonic() - start})
+        return dataclasses.replace(outcome, cpu_seconds=time.process_time() - start)
 
     def _failed(self, case: Case, reason: str, notes: list[str]) -> Outcome:
         for file in case_files(self.dataset, case):
@@ -189,14 +191,20 @@ def case_files(dataset: Path, case: Case) -> list[Path]:
 def write_image(image: sitk.Image, file: Path) -> None:
     """Write voxels and geometry, nothing else; the same image gives the same bytes.
 
+    What was written is read back, because ITK writes half a file to a full disk without a word.
+
     Raises:
-        DataError: the geometry cannot be written, which is read back and compared.
+        DataError: the file is not whole, or its geometry is not the image's.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = sitk.Image(image)
     for key in plain.GetMetaDataKeys():  # descriptions may name a patient
         plain.EraseMetaData(key)
     sitk.WriteImage(plain, str(file), True, COMPRESSION)
+    try:
+        nifti_check.check_stream(file, nifti_check.read_promise(file))
+    except DataError as error:
+        raise DataError(f"{file.name}: could not be written as a whole; free disk space and convert again") from error
     relation, distance = compare_grids(plain, _written_grid(file))
     if relation not in (Relation.SAME, Relation.NOISE):
         raise DataError(f"{file.name}: its geometry cannot be stored as NIfTI (off by {distance:.3g} mm); resample it")

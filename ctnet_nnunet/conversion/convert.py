@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,24 @@ def convert(listing: Listing, settings: Settings, progress: Progress | None = No
         return report
     report.labels = _label_map(listing, settings)
     _require_parts(listing, report.labels)
+    try:
+        _convert_into(target, listing, settings, report, fold_of, progress)
+    except OSError as error:
+        raise DataError(
+            f"{target.raw}: cannot be written ({error.strerror or error}); nothing was converted"
+        ) from error
+    return report
+
+
+def _convert_into(
+    target: Target,
+    listing: Listing,
+    settings: Settings,
+    report: Report,
+    fold_of: Mapping[str, int],
+    progress: Progress | None,
+) -> None:
+    """Everything that writes: into a folder aside, which becomes the dataset at the end."""
     automatic = listing.label_map is None and not settings.label_map and report.labels is not None
     with partial_dataset(target) as partial:
         _convert_cases(listing.cases, listing.root, settings, report, partial, progress)
@@ -87,7 +105,6 @@ def convert(listing: Listing, settings: Settings, progress: Progress | None = No
             _write_preprocessed_splits(report, target)
         else:
             _keep_refused(listing, report, partial, target)
-    return report
 
 
 def _require_parts(listing: Listing, labels: LabelMap | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,24 @@ def test_the_command_and_the_script(tmp_path: Path, script: bool) -> None:
     assert again.returncode == 2
     assert again.stderr.startswith("ctnet: error:")
     assert len(again.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs bash and ulimit")
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for it; ITK itself writes half a file then, and says nothing."""
+    write(scan(size=(70, 60, 50)), tmp_path / "images/large.nii.gz")
+    write(scan(), tmp_path / "images/small.nii.gz")
+    convert = [sys.executable, "-m", "ctnet_nnunet.cli.main", "convert", "nifti", str(tmp_path / "images")]
+    line = shlex.join([*convert, "--channel", "T1", "-d", "8", "-n", "Full", "-o", str(tmp_path), "-np", "0"])
+    done = subprocess.run(["bash", "-c", f"ulimit -f 100; {line}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "refused large: large_0000.nii.gz: could not be written as a whole; free disk space" in done.stderr
+    assert [p.name for p in (tmp_path / "Dataset008_Full/imagesUn").iterdir()] == ["small_0000.nii.gz"]
+    done = subprocess.run(["bash", "-c", f"ulimit -f 0; {line} --force"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    assert "cannot be written" in done.stderr
+    assert [p.name for p in (tmp_path / "Dataset008_Full/imagesUn").iterdir()] == ["small_0000.nii.gz"]
 
 
 @pytest.mark.skipif(not (SHARED / "deep_gray").is_dir(), reason="needs the real scans in ../shared/data/deep_gray")
