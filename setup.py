@@ -31,5 +31,6 @@ setup(
         "ctnet_nnunet.low_label": ["**/*.html"],
         "ctnet_nnunet.inference": ["**/*.html"],
         "ctnet_nnunet.evaluation": ["**/*.html", "**/*.j2", "**/*.css"],
+        "ctnet_nnunet.conversion": ["**/*.html"],
     },
 )

@@ -78,7 +78,7 @@ def read_image_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
     _check_size(path, header.size, max_voxels)
     if not all(math.isfinite(s) and s > 0 for s in header.spacing):
         raise DataError(f"{path}: the header declares the spacing {header.spacing} mm; spacing must be positive")
-    if not all(math.isfinite(o) for o in header.origin) or not _is_orthonormal(header.direction):
+    if not all(math.isfinite(o) for o in header.origin) or not is_orthonormal(header.direction):
         raise DataError(f"{path}: the header's axes are not finite and orthonormal; resample the scan to a plain grid")
     return header
 
@@ -168,7 +168,8 @@ class _QuietItk:
         self._process_object.SetGlobalWarningDisplay(self._before)
 
 
-def _is_orthonormal(direction: tuple[float, ...]) -> bool:
+def is_orthonormal(direction: tuple[float, ...]) -> bool:
+    """True when the rows of a direction matrix (row by row) are finite unit vectors at right angles."""
     n = math.isqrt(len(direction))
     rows = [direction[i * n : (i + 1) * n] for i in range(n)]
     if not all(math.isfinite(value) for value in direction):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctnet_nnunet.cli.benchmark_convert import convert
 from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.low_label import low_label
 from ctnet_nnunet.errors import PlanError, SetupError
@@ -23,6 +24,9 @@ Device = Annotated[str, typer.Option("-device", "--device", help="cpu or cuda.")
 Output = Annotated[Path | None, typer.Option(help="Also write the raw figures as JSON.")]
 # The three plans of the memory table: a small patch, an isotropic and an oblong one.
 MEMORY_PLANS = ("40,56,40:16", "64,64,64:32", "48,96,80:32")
+
+
+app.command("convert")(convert)
 
 
 @app.callback()

@@ -14,7 +14,7 @@ from ctnet_nnunet.unlabeled.cases import Listing, find_cases
 from ctnet_nnunet.unlabeled.commit import case_lock, sweep
 from ctnet_nnunet.unlabeled.records import is_current, remove_case, stored_cases
 from ctnet_nnunet.unlabeled.target import Target, locate
-from ctnet_nnunet.unlabeled.workers import Death, run_jobs
+from ctnet_nnunet.workers import Death, run_jobs
 
 #: Called after each case with its outcome, how many are through, and how many there are.
 Progress = Callable[[Outcome, int, int], None]

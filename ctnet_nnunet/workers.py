@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -142,9 +143,9 @@ def _serve(connection: Connection, work: Callable[[J], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     import SimpleITK as sitk
-    import torch
 
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:  # one that comes later reads the variables above
+        sys.modules["torch"].set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     connection.send(None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctnet_nnunet.errors import SetupError
-from ctnet_nnunet.unlabeled.workers import Death, run_jobs
+from ctnet_nnunet.workers import Death, run_jobs
 
 pytestmark = pytest.mark.timeout(240)
 
