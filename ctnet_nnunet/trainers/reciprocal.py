@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ctnet_nnunet.checkpoints import HEADS, compare_weights, read_checkpoint
 from ctnet_nnunet.errors import CheckpointError, PlanError
-from ctnet_nnunet.semi_supervised.labels import Recomputed
 from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalStep
 from ctnet_nnunet.trainers.semi_supervised import SemiSupervisedTrainer, means
 from ctnet_nnunet.trainers.stock_hooks import difference_table, unwrapped
@@ -48,8 +47,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             )
         self.teacher = self._new_network()
         self.teacher_optimizer, self.teacher_schedule = self.optimizer_and_schedule(self.teacher)
-        inner = Recomputed(self.teacher) if self.semi.recompute_teacher else self.teacher
-        self.teacher_in_training = self.wrapped(inner)
+        self.teacher_in_training = self.wrapped(self.teacher, self.semi.recompute_teacher)
         self.step = ReciprocalStep(
             self.network,
             self.teacher_in_training,
@@ -119,9 +117,10 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             self.print_to_log_file(f"mean |h| {sizes.get('abs_h', NAN):.4g}")
         share = self.train_metrics.get("feedback_share")
         if share is not None and share < DEGENERATE_SHARE:
+            other = "" if self.step.options.feedback == "finite_difference" else ", or set feedback=finite_difference"
             self.print_to_log_file(
                 f"WARNING: the feedback's gradient is {share:.1e} of the labels': the teacher hardly hears it; raise "
-                "semi_supervised.feedback_scale, or set semi_supervised.feedback=finite_difference"
+                f"semi_supervised.feedback_scale{other}"
             )
 
     def extra_state(self) -> dict[str, Any]:

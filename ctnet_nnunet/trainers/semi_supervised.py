@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ctnet_nnunet.architectures.from_plan import check_patch, network_from_plan
 from ctnet_nnunet.errors import CheckpointError, PlanError
-from ctnet_nnunet.semi_supervised.labels import full_resolution
+from ctnet_nnunet.semi_supervised.labels import Recomputed, full_resolution
 from ctnet_nnunet.trainers.schedule import PhasedScheduler, TenfoldScheduler, WarmupPolyScheduler, adamw, sgd
 from ctnet_nnunet.trainers.stock_hooks import unwrapped
 from ctnet_nnunet.trainers.two_streams import TwoStreamTrainer
@@ -87,10 +87,12 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
     def build_teacher(self, student: nn.Module) -> None:
         """Make what a step needs beside the student."""
 
-    def wrapped(self, network: nn.Module) -> nn.Module:
+    def wrapped(self, network: nn.Module, recomputed: bool = False) -> nn.Module:
         """Compile and DDP; without deep supervision the lower heads get no gradient."""
         if self._do_i_compile():
             network = torch.compile(network)  # type: ignore[assignment] # the stubs call it a function
+        if recomputed:
+            network = Recomputed(network)
         if self.is_ddp:
             devices = [self.local_rank] if self.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=devices, find_unused_parameters=True)

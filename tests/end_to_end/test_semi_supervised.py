@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
 from tests.conftest import NnunetEnv
 from tests.end_to_end.commands import run_function, run_warm
 from tests.end_to_end.refusals import check_refused
-from tests.end_to_end.tiny import Tiny
+from tests.end_to_end.tiny import Tiny, prepare
 from tests.synthetic import make_dataset, plan_and_preprocess
 
 RECIPROCAL, MEAN_TEACHER, TWIN = "nnUNetTrainerReciprocal", "nnUNetTrainerMeanTeacher", "nnUNetTrainerSupervisedTwin"
@@ -153,6 +154,21 @@ def _keep_start(tiny: Tiny, weights: Path, out: Path) -> None:
     maybe_load_checkpoint(trainer, False, False, str(weights))
     trainer.on_train_start()
     torch.save({"student": trainer.network.state_dict(), "teacher": trainer.teacher.state_dict()}, out)
+
+
+def test_the_student_learns_from_pseudo_labels_alone(nnunet_env: NnunetEnv) -> None:
+    """It starts at random behind the teacher's own epochs and never gets a label's gradient."""
+    long_enough = ("epochs=7", "iterations=20", "val_iterations=4", "features_base=8")
+    tiny = prepare(nnunet_env, 704, "SemiLearns", labelled=5, unlabelled=2, more=long_enough)
+    set_options(tiny, preset="nnunet", learning_rate=0.004)
+    printed = run_warm(tiny.env, *tiny.train(0, RECIPROCAL)).succeeded().stdout
+    dice = [float(value) for value in re.findall(r"student dice (\S+),", printed)]
+    feedback = [float(value) for value in re.findall(r", h (\S+),", printed)]
+    assert len(dice) == 7
+    assert max(dice[:2]) < 0.3  # the teacher's phase
+    assert dice[-1] > 0.6
+    assert len(feedback) == 5
+    assert feedback[0] > 0  # good pseudo-labels help
 
 
 # Hidden labels.

@@ -17,21 +17,21 @@ def table(**values: Any) -> Any:
     return read_options({"semi_supervised": values}).semi_supervised
 
 
-def test_the_default_is_the_published_method() -> None:
-    published = read_options(None).semi_supervised
-    assert published.preset == "rlsss"
+def test_the_published_method() -> None:
+    published = table(preset="rlsss")
     assert published.reciprocal() == ReciprocalOptions()
     wanted = {"loss": "ce", "deep_supervision": False, "augmentation": "rlsss", "optimizer": "sgd", "momentum": 0.9}
     assert {key: getattr(published, key) for key in wanted} == wanted
-    schedule = read_options(None).schedule("semi_supervised")
+    schedule = read_options({"semi_supervised": {"preset": "rlsss"}}).schedule("semi_supervised")
     assert (schedule.learning_rate, schedule.weight_decay, schedule.warmup_epochs) == (0.01, 1e-4, 0)
     assert schedule.epochs == preset_block("m")["epochs"]
 
 
-def test_the_other_preset_trains_as_the_supervised_trainer_does() -> None:
-    options = read_options({"epochs": 40, "semi_supervised": {"preset": "nnunet"}})
+def test_the_default_trains_as_the_supervised_trainer_does() -> None:
+    options = read_options({"epochs": 40})
     assert options.schedule("semi_supervised") == options.schedule("supervised")
-    assert options.semi_supervised.deep_supervision
+    assert options.semi_supervised == table(preset="nnunet")
+    assert (options.semi_supervised.loss, options.semi_supervised.deep_supervision) == ("dice_ce", True)
     assert options.semi_supervised.feedback == "finite_difference"
 
 
@@ -57,8 +57,8 @@ def test_reading_a_table_again_changes_nothing() -> None:
 
 
 def test_ctnet_plan_reaches_it_by_dotted_names() -> None:
-    changes = sort_changes({"semi_supervised.preset": "nnunet", "semi_supervised.epochs": 4})
-    assert changes.options == {"semi_supervised": {"preset": "nnunet", "epochs": 4}}
+    changes = sort_changes({"semi_supervised.preset": "rlsss", "semi_supervised.epochs": 4})
+    assert changes.options == {"semi_supervised": {"preset": "rlsss", "epochs": 4}}
 
 
 @pytest.mark.parametrize(("values", "words"), [
