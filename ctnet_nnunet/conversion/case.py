@@ -149,10 +149,15 @@ class CaseConverter:
         if rounded:
             notes.append(f"{case.label.path.name}: labels were a little off integers and have been rounded")
         relation, distance = compare_grids(first, read)
+        seen = ""
         if relation is Relation.OTHER or (relation is Relation.TURNED and not self.reorient):
-            self._draw_both(case, read, first, array)
+            seen = self._draw_both(case, read, first, array)
         if relation is Relation.OTHER:
-            raise DataError(self._other_grid(case, read, first, distance))
+            off = f"up to {distance:.3g} mm off" if np.isfinite(distance) else f"{_grid(read)} against {_grid(first)}"
+            raise DataError(
+                f"{name}: lies on another grid than its image, {off}{seen}; resample it with nearest neighbour, or "
+                "correct its header"
+            )
         labels = sitk.GetImageFromArray(self.label_map.apply(array, name))
         labels.CopyInformation(read)
         self._accept(case.label, labels, first, relation, distance, notes)
@@ -161,20 +166,14 @@ class CaseConverter:
             notes.append(f"{case.label.path.name}: has no label besides background")
         return placed
 
-    def _draw_both(self, case: Case, read: sitk.Image, first: sitk.Image, array: Any) -> None:
-        """The picture of a label map that is refused, over its image, each where its header places it."""
-        if read.GetDimension() == 3 == first.GetDimension():
-            shown = sitk.GetImageFromArray((array != 0).astype(np.uint8))
-            shown.CopyInformation(read)
-            draw_overlay(first, shown, self.pictures / f"{case.name}.png")
-
-    def _other_grid(self, case: Case, read: sitk.Image, first: sitk.Image, distance: float) -> str:
-        off = f"up to {distance:.3g} mm off" if np.isfinite(distance) else f"{_grid(read)} against {_grid(first)}"
-        picture = f" (picture: {case.name}.png)" if (self.pictures / f"{case.name}.png").is_file() else ""
-        return (
-            f"{case.label}: lies on another grid than its image, {off}{picture}; resample it with nearest neighbour, "
-            "or correct its header"
-        )
+    def _draw_both(self, case: Case, read: sitk.Image, first: sitk.Image, array: Any) -> str:
+        """Draw a label map that is refused over its image, each where its header places it; returns what is seen."""
+        if read.GetDimension() != 3 or first.GetDimension() != 3:
+            return ""
+        shown = sitk.GetImageFromArray((array != 0).astype(np.uint8))
+        shown.CopyInformation(read)
+        overlap = draw_overlay(first, shown, self.pictures / f"{case.name}.png")
+        return f" (picture: {case.name}.png)" if overlap else ", and none of it lies inside the image"
 
 
 def _grid(image: sitk.Image) -> str:

@@ -128,6 +128,12 @@ def test_another_grid_is_refused_with_a_picture(tmp_path: Path) -> None:
     assert not list((tmp_path / "Dataset501_Test").rglob("one*.nii.gz"))
 
 
+def test_a_label_map_of_somewhere_else(tmp_path: Path) -> None:
+    label = label_like(scan())
+    label.SetOrigin((900.0, 22.0, 33.0))
+    assert "none of it lies inside the image" in run(one_case(tmp_path, label), tmp_path).refused["one"]
+
+
 def test_a_channel_on_another_grid(tmp_path: Path) -> None:
     coarse = scan(3, size=(4, 4, 4))
     report = run(one_case(tmp_path, label_like(scan()), coarse), tmp_path)
