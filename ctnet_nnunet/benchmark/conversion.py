@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ctnet_nnunet.conversion.case import COMPRESSION, Outcome
+from ctnet_nnunet.conversion.case import Outcome
 from ctnet_nnunet.conversion.convert import convert
 from ctnet_nnunet.conversion.settings import Settings
 from ctnet_nnunet.conversion.sources.nifti import list_pairs
+from ctnet_nnunet.conversion.writer import COMPRESSION
 from ctnet_nnunet.errors import SetupError
 
 _BARE_CASES = 10

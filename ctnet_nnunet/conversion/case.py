@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ctnet_nnunet import nifti_check
 from ctnet_nnunet.conversion.cases import Case, Image
 from ctnet_nnunet.conversion.geometry import (
     Relation,
     compare_grids,
+    on_grid_of,
     orientation,
     resample_to,
     to_ras,
-    with_geometry_of,
 )
 from ctnet_nnunet.conversion.labels import LabelMap, as_integers, numbers_in
 from ctnet_nnunet.conversion.pictures import draw_case, draw_overlay
 from ctnet_nnunet.conversion.read import read_image
+from ctnet_nnunet.conversion.writer import case_files, write_image
 from ctnet_nnunet.errors import CTNetError, DataError
 from ctnet_nnunet.image_check import MAX_VOXELS, check_voxels
-
-FILE_ENDING = ".nii.gz"
-COMPRESSION = 1
-"""Of zlib's levels: the higher ones take several times as long for a few percent."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,11 @@ class CaseConverter:
         files = case_files(self.dataset, case)
         first = self._read(case.images[0], notes)
         check_voxels(sitk.GetArrayViewFromImage(first), str(case.images[0]))
-        label = self._label(case, first, notes) if case.label else None
         turned = to_ras(first)
+        label = self._label(case, first, turned, notes) if case.label else None
         write_image(turned, files[0])
         for image, file in zip(case.images[1:], files[1:], strict=False):
-            channel = self._channel(image, first, case, notes)
-            write_image(to_ras(channel), file)
+            write_image(self._channel(image, first, turned, case, notes), file)
         array = sitk.GetArrayViewFromImage(label) if label is not None else None
         if label is not None:
             write_image(label, files[-1])
@@ -113,40 +108,40 @@ class CaseConverter:
         notes += said
         return read
 
-    def _channel(self, image: Image, first: sitk.Image, case: Case, notes: list[str]) -> sitk.Image:
-        """A further channel on the grid of the first one."""
+    def _channel(self, image: Image, first: sitk.Image, turned: sitk.Image, case: Case, notes: list[str]) -> sitk.Image:
+        """A further channel on the grid of ``turned``, which is the first channel in RAS."""
         channel = self._read(image, notes)
         check_voxels(sitk.GetArrayViewFromImage(channel), str(image))
         relation, distance = compare_grids(first, channel)
         if relation is Relation.OTHER and self.resample:
             notes.append(f"{image.path.name}: resampled (linear) to the grid of {case.images[0].path.name}")
-            return resample_to(first, channel)
+            return resample_to(turned, channel)
         if relation is Relation.OTHER:
             raise DataError(
                 f"{image}: lies on another grid ({_grid(channel)}) than {case.images[0].path.name} ({_grid(first)}); "
                 "register and resample it, or add --resample-to-first where only the grid differs"
             )
-        return self._on_grid(image, channel, first, relation, distance, notes)
+        self._accept(image, channel, first, relation, distance, notes)
+        return on_grid_of(first, turned, channel, relation)
 
-    def _on_grid(
+    def _accept(
         self, image: Image, read: sitk.Image, first: sitk.Image, relation: Relation, distance: float, notes: list[str]
-    ) -> sitk.Image:
-        """Repair a noisy header, turn a turned grid where that is wanted; then both lie on exactly the same voxels."""
+    ) -> None:
+        """Say what is repaired; refuse a turned grid unless turning is wanted."""
         name = image.path.name
         if relation is Relation.NOISE:
             notes.append(f"{name}: header repaired, it was {distance:.1g} mm off by rounding")
         if relation is not Relation.TURNED:
-            return with_geometry_of(read, first)
+            return
         if not self.reorient:
             raise DataError(
                 f"{image}: lies on the grid of the first channel, but its axes are stored as {orientation(read)} and "
                 f"not as {orientation(first)}; look whether both fit (the page shows labels), then add --reorient"
             )
-        notes.append(f"{name}: turned from {orientation(read)} to {orientation(first)}, as its header says")
-        return with_geometry_of(sitk.DICOMOrient(read, orientation(first)), first)
+        notes.append(f"{name}: turned from {orientation(read)} as its header says, the image from {orientation(first)}")
 
-    def _label(self, case: Case, first: sitk.Image, notes: list[str]) -> sitk.Image:
-        """The label map in RAS with consecutive labels."""
+    def _label(self, case: Case, first: sitk.Image, turned: sitk.Image, notes: list[str]) -> sitk.Image:
+        """The label map with consecutive labels on the grid of ``turned``, which is the first channel in RAS."""
         assert case.label is not None
         assert self.label_map is not None
         name, read = str(case.label), self._read(case.label, notes)
@@ -154,72 +149,31 @@ class CaseConverter:
         if rounded:
             notes.append(f"{case.label.path.name}: labels were a little off integers and have been rounded")
         relation, distance = compare_grids(first, read)
+        seen = ""
         if relation is Relation.OTHER or (relation is Relation.TURNED and not self.reorient):
-            self._draw_both(case, read, first, array)
+            seen = self._draw_both(case, read, first, array)
         if relation is Relation.OTHER:
-            raise DataError(self._other_grid(case, read, first, distance))
+            off = f"up to {distance:.3g} mm off" if np.isfinite(distance) else f"{_grid(read)} against {_grid(first)}"
+            raise DataError(
+                f"{name}: lies on another grid than its image, {off}{seen}; resample it with nearest neighbour, or "
+                "correct its header"
+            )
         labels = sitk.GetImageFromArray(self.label_map.apply(array, name))
         labels.CopyInformation(read)
-        turned = to_ras(self._on_grid(case.label, labels, first, relation, distance, notes))
-        if not sitk.GetArrayViewFromImage(turned).any():
+        self._accept(case.label, labels, first, relation, distance, notes)
+        placed = on_grid_of(first, turned, labels, relation)
+        if not sitk.GetArrayViewFromImage(placed).any():
             notes.append(f"{case.label.path.name}: has no label besides background")
-        return turned
+        return placed
 
-    def _draw_both(self, case: Case, read: sitk.Image, first: sitk.Image, array: Any) -> None:
-        """The picture of a label map that is refused, over its image, each where its header places it."""
-        if read.GetDimension() == 3 == first.GetDimension():
-            shown = sitk.GetImageFromArray((array != 0).astype(np.uint8))
-            shown.CopyInformation(read)
-            draw_overlay(first, shown, self.pictures / f"{case.name}.png")
-
-    def _other_grid(self, case: Case, read: sitk.Image, first: sitk.Image, distance: float) -> str:
-        off = f"up to {distance:.3g} mm off" if np.isfinite(distance) else f"{_grid(read)} against {_grid(first)}"
-        picture = f" (picture: {case.name}.png)" if (self.pictures / f"{case.name}.png").is_file() else ""
-        return (
-            f"{case.label}: lies on another grid than its image, {off}{picture}; resample it with nearest neighbour, "
-            "or correct its header"
-        )
-
-
-def case_files(dataset: Path, case: Case) -> list[Path]:
-    """The files that a case becomes: its channels in order, then its label map."""
-    part = case.destination
-    files = [dataset / f"images{part}" / f"{case.name}_{c:04d}{FILE_ENDING}" for c in range(len(case.images))]
-    return [*files, dataset / f"labels{part}" / f"{case.name}{FILE_ENDING}"] if case.label else files
-
-
-def write_image(image: sitk.Image, file: Path) -> None:
-    """Write voxels and geometry, nothing else; the same image gives the same bytes.
-
-    What was written is read back, because ITK writes half a file to a full disk without a word.
-
-    Raises:
-        DataError: the file is not whole, or its geometry is not the image's.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    plain = sitk.Image(image)
-    for key in plain.GetMetaDataKeys():  # descriptions may name a patient
-        plain.EraseMetaData(key)
-    sitk.WriteImage(plain, str(file), True, COMPRESSION)
-    try:
-        nifti_check.check_stream(file, nifti_check.read_promise(file))
-    except DataError as error:
-        raise DataError(f"{file.name}: could not be written as a whole; free disk space and convert again") from error
-    relation, distance = compare_grids(plain, _written_grid(file))
-    if relation not in (Relation.SAME, Relation.NOISE):
-        raise DataError(f"{file.name}: its geometry cannot be stored as NIfTI (off by {distance:.3g} mm); resample it")
-
-
-def _written_grid(file: Path) -> sitk.Image:
-    """The grid of a file as an empty image; its voxels are not read."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    grid = sitk.Image(reader.GetSize(), sitk.sitkUInt8)
-    grid.SetSpacing(reader.GetSpacing())
-    grid.SetOrigin(reader.GetOrigin())
-    grid.SetDirection(reader.GetDirection())
-    return grid
+    def _draw_both(self, case: Case, read: sitk.Image, first: sitk.Image, array: Any) -> str:
+        """Draw a label map that is refused over its image, each where its header places it; returns what is seen."""
+        if read.GetDimension() != 3 or first.GetDimension() != 3:
+            return ""
+        shown = sitk.GetImageFromArray((array != 0).astype(np.uint8))
+        shown.CopyInformation(read)
+        overlap = draw_overlay(first, shown, self.pictures / f"{case.name}.png")
+        return f" (picture: {case.name}.png)" if overlap else ", and none of it lies inside the image"
 
 
 def _grid(image: sitk.Image) -> str:

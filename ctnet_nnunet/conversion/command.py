@@ -18,8 +18,8 @@ from ctnet_nnunet.errors import CTNetError
 
 if TYPE_CHECKING:
     from ctnet_nnunet.conversion.cases import Listing
-    from ctnet_nnunet.conversion.convert import Report
     from ctnet_nnunet.conversion.labels import LabelMap
+    from ctnet_nnunet.conversion.report import Report
 
 _MOST_LINES = 20
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import SimpleITK as sitk
 
-import ctnet_nnunet
-from ctnet_nnunet.conversion.case import FILE_ENDING, CaseConverter, Outcome, case_files
-from ctnet_nnunet.conversion.cases import TRAINING, UNLABELLED, Case, Image, Listing, refuse_duplicates, relative
+from ctnet_nnunet.conversion.case import CaseConverter, Outcome
+from ctnet_nnunet.conversion.cases import TRAINING, UNLABELLED, Case, Image, Listing, refuse_duplicates
 from ctnet_nnunet.conversion.labels import (
     LabelMap,
     as_integers,
@@ -22,10 +21,13 @@ from ctnet_nnunet.conversion.labels import (
 )
 from ctnet_nnunet.conversion.patients import assign_patients, patient_of
 from ctnet_nnunet.conversion.read import read_image
+from ctnet_nnunet.conversion.record import PAGE, write_dataset
+from ctnet_nnunet.conversion.report import Report
 from ctnet_nnunet.conversion.settings import Settings
-from ctnet_nnunet.conversion.splits import Split, make_splits
+from ctnet_nnunet.conversion.splits import make_splits
 from ctnet_nnunet.conversion.summary import write_page
-from ctnet_nnunet.conversion.target import RECORD, SPLITS, Target, commit, locate, partial_dataset, write_json
+from ctnet_nnunet.conversion.target import SPLITS, Target, commit, locate, partial_dataset, write_json
+from ctnet_nnunet.conversion.writer import case_files
 from ctnet_nnunet.errors import CTNetError, DataError
 from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.nifti_check import is_nifti
@@ -33,26 +35,6 @@ from ctnet_nnunet.workers import Death, run_jobs
 
 #: Called after each case with its outcome, how many are through, and how many there are.
 Progress = Callable[[Outcome, int, int], None]
-PAGE = "conversion/summary.html"
-
-
-@dataclass
-class Report:
-    """What became of a source: ``written`` and ``refused`` cases, ``notes`` on the whole, and where it all lies."""
-
-    folder: Path
-    page: Path | None = None
-    written: list[Case] = field(default_factory=list)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    labels: LabelMap | None = None
-    splits: list[Split] = field(default_factory=list)
-
-    @property
-    def exit_status(self) -> int:
-        """0; 1 when something was refused; 2 when nothing could be converted."""
-        return (1 if self.refused else 0) if self.written else 2
 
 
 def convert(listing: Listing, settings: Settings, progress: Progress | None = None) -> Report:
@@ -99,7 +81,7 @@ def _convert_into(
             report.splits = made[0] if labelled else []
             report.notes += _related(report.written)
             report.notes += made[1] if labelled else ["no case has a label: nnU-Net cannot plan this dataset alone"]
-            _write_dataset(listing, report, partial, target)
+            write_dataset(listing, report, partial, target.name)
             commit(partial, target)
             report.page = target.dataset / PAGE
             _write_preprocessed_splits(report, target)
@@ -199,72 +181,6 @@ def _shortened(outcome: Outcome, root: Path) -> Outcome:
     prefix = f"{root}/"
     notes = tuple(note.replace(prefix, "") for note in outcome.notes)
     return dataclasses.replace(outcome, reason=outcome.reason.replace(prefix, ""), notes=notes)
-
-
-def _write_dataset(listing: Listing, report: Report, partial: Path, target: Target) -> None:
-    """dataset.json, the folds, the summary page and, last, the record with the list of all files."""
-    for folder in ("imagesTr", "labelsTr"):
-        (partial / folder).mkdir(exist_ok=True)
-    labels = report.labels or LabelMap((), {0: 0})
-    content: dict[str, object] = {
-        "channel_names": {str(index): name for index, name in enumerate(listing.channels)},
-        "labels": labels.labels,
-        "numTraining": sum(case.destination == TRAINING for case in report.written),
-        "file_ending": FILE_ENDING,
-    }
-    if listing.regions:
-        content["labels"] = {
-            "background": 0,
-            **{name: [labels.labels[part] for part in parts] for name, parts in listing.regions.items()},
-        }
-        content["regions_class_order"] = _class_order(listing.regions, labels)
-    write_json(partial / "dataset.json", content)
-    if report.splits:
-        write_json(partial / SPLITS, report.splits)
-    write_page(partial / PAGE, target.name, listing, report.outcomes, report)
-    files = sorted(p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file())
-    write_json(partial / RECORD, _record(listing, report, labels, files))
-
-
-def _class_order(regions: dict[str, list[str]], labels: LabelMap) -> list[int]:
-    """For each region the label that is left when all later, smaller regions are taken away."""
-    order = []
-    remaining = list(regions.values())
-    for index, parts in enumerate(remaining):
-        later = {part for smaller in remaining[index + 1 :] for part in smaller}
-        own = [part for part in parts if part not in later]
-        order.append(labels.labels[own[0]])
-    return order
-
-
-def _record(listing: Listing, report: Report, labels: LabelMap, files: Sequence[str]) -> dict[str, object]:
-    """What was done, with the way back from labels to the source's numbers; no date, so that it repeats."""
-    groups = {patient: index for index, patient in enumerate(sorted({patient_of(c) for c in report.written}))}
-    return {
-        "written_by": f"ctnet convert {ctnet_nnunet.__version__}",
-        "label_map": {"names": dict(enumerate(("background", *labels.names))), "source_numbers": labels.inverse()},
-        "cases": {
-            case.name: {
-                "images": [_name(image, listing.root) for image in case.images],
-                "label": _name(case.label, listing.root) if case.label else None,
-                "part": case.destination,
-                # A number, because a patient's own id has no place in a data set that is passed on.
-                "patient": groups[patient_of(case)],
-                "site": case.site or None,
-                "stored_as": report.outcomes[case.name].stored_as,
-                "notes": list(report.outcomes[case.name].notes),
-            }
-            for case in report.written
-        },
-        "refused": report.refused,
-        "notes": report.notes,
-        "files": list(files),
-    }
-
-
-def _name(image: Image, root: Path) -> str:
-    name = relative(image.path, root)
-    return name if image.volume is None else f"{name}#{image.volume}"
 
 
 def _write_preprocessed_splits(report: Report, target: Target) -> None:

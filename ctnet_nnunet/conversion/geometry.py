@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 NOISE_MM = 1e-3
 """Rounding in headers stays below; a shifted grid lies far above."""
 _EQUAL_MM = 1e-6
+_PARALLEL = 0.9999
 
 
 class Relation(Enum):
@@ -50,19 +51,42 @@ def compare_grids(reference: sitk.Image, other: sitk.Image) -> tuple[Relation, f
         return Relation.SAME, distance
     if distance <= NOISE_MM:
         return Relation.NOISE, distance
-    if reference.GetDimension() == 3 == other.GetDimension():
-        turned = _corner_distance(to_ras(reference), to_ras(other))
+    aligned = with_axes_of(reference, other)
+    if aligned is not None:
+        turned = _corner_distance(reference, aligned)
         if turned <= NOISE_MM:
             return Relation.TURNED, turned
         distance = min(distance, turned)
     return Relation.OTHER, distance
 
 
-def with_geometry_of(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """The same voxels under the header of ``reference``, which has the same size."""
-    repaired = sitk.Image(image)
-    repaired.CopyInformation(reference)
-    return repaired
+def with_axes_of(reference: sitk.Image, other: sitk.Image) -> sitk.Image | None:
+    """``other`` with its axes permuted and flipped to run as those of ``reference``; None where they are not parallel.
+
+    The two are compared with each other, not each with RAS: an oblique scan's letters can hang on rounding.
+    """
+    if reference.GetDimension() != 3 or other.GetDimension() != 3:
+        return None
+    first, second = (np.array(image.GetDirection()).reshape(3, 3) for image in (reference, other))
+    cosines = first.T @ second
+    order = np.abs(cosines).argmax(axis=1)
+    along = cosines[range(3), order]
+    if sorted(order) != [0, 1, 2] or np.abs(along).min() < _PARALLEL:
+        return None
+    return sitk.Flip(sitk.PermuteAxes(other, order.tolist()), (along < 0).tolist())
+
+
+def on_grid_of(first: sitk.Image, turned: sitk.Image, image: sitk.Image, relation: Relation) -> sitk.Image:
+    """An image on exactly the voxels of ``turned``, which is ``first`` in RAS.
+
+    It gets the header of ``first`` before it is turned: near 45° rounding could otherwise decide which axis is which.
+    """
+    placed = with_axes_of(first, image) if relation is Relation.TURNED else sitk.Image(image)
+    assert placed is not None
+    placed.CopyInformation(first)
+    placed = to_ras(placed)
+    placed.CopyInformation(turned)
+    return placed
 
 
 def resample_to(reference: sitk.Image, image: sitk.Image) -> sitk.Image:

@@ -48,11 +48,17 @@ def draw_case(image: sitk.Image, label: NDArray[Any] | None, path: Path) -> None
     _save(panels, path)
 
 
-def draw_overlay(image: sitk.Image, label: sitk.Image, path: Path) -> None:
-    """Write what a refused label map looks like over its image, both placed as their headers say."""
+def draw_overlay(image: sitk.Image, label: sitk.Image, path: Path) -> bool:
+    """Write what a refused label map looks like over its image, both placed as their headers say.
+
+    Returns:
+        Whether any of it lies inside the image.
+    """
     turned = to_ras(image)
     placed = sitk.Resample(sitk.Cast(label, sitk.sitkInt32), turned, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-    draw_case(turned, sitk.GetArrayFromImage(placed), path)
+    array = sitk.GetArrayFromImage(placed)
+    draw_case(turned, array, path)
+    return bool(array.any())
 
 
 def _centre(label: NDArray[Any]) -> tuple[int, ...]:

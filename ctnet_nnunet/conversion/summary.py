@@ -15,7 +15,7 @@ from ctnet_nnunet.conversion.pictures import COLOURS
 
 if TYPE_CHECKING:
     from ctnet_nnunet.conversion.case import Outcome
-    from ctnet_nnunet.conversion.convert import Report
+    from ctnet_nnunet.conversion.report import Report
 
 
 def write_page(path: Path, dataset: str, listing: Listing, outcomes: Mapping[str, Outcome], report: Report) -> None:

@@ -51,9 +51,8 @@ def locate(dataset_id: int, name: str, out: Path | None, force: bool) -> Target:
     folders = {variable: Path(value) for variable in _FOLDERS if (value := os.environ.get(variable))}
     if out is not None:
         folders["nnUNet_raw"] = out
-        out.mkdir(parents=True, exist_ok=True)
     raw = folders.get("nnUNet_raw")
-    if raw is None or not raw.is_dir():
+    if raw is None or not (raw.is_dir() or (out is not None and not raw.exists())):
         where = "is not set" if raw is None else f"= {raw} is no folder"
         raise SetupError(f"nnUNet_raw {where}; export it as nnU-Net's installation asks, or give --out FOLDER")
     full = f"Dataset{dataset_id:03d}_{name}"
@@ -91,6 +90,7 @@ def partial_dataset(target: Target) -> Iterator[Path]:
         DataError: the folder exists: another conversion runs, or one was killed.
     """
     partial = target.raw / f".{target.name}.partial"
+    target.raw.mkdir(parents=True, exist_ok=True)  # one that --out names may be new
     try:
         partial.mkdir()
     except FileExistsError:

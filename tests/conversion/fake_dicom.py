@@ -1,4 +1,4 @@
-"""Writes an image as a DICOM series, one file a slice, with exactly the image's geometry."""
+"""Writes an image as DICOM, one file a slice or one enhanced file, with exactly the image's geometry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 
 def write_series(image: sitk.Image, folder: Path, seed: int = 0, **tags: Any) -> list[Path]:
@@ -49,3 +50,41 @@ def write_series(image: sitk.Image, folder: Path, seed: int = 0, **tags: Any) ->
         data.save_as(path, enforce_file_format=True)
         files.append(path)
     return files
+
+
+def write_enhanced(image: sitk.Image, path: Path) -> None:
+    """Write int16 slices as one enhanced MR file, whose geometry stands in its functional groups."""
+    array = sitk.GetArrayFromImage(image).astype(np.int16)
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, EnhancedMRImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = EnhancedMRImageStorage, meta.MediaStorageSOPInstanceUID
+    data.StudyInstanceUID, data.SeriesInstanceUID = generate_uid(), generate_uid()
+    data.SeriesDescription, data.Modality, data.PatientID = "enhanced", "MR", ""
+    data.Manufacturer, data.SeriesNumber, data.InstanceNumber = "SIEMENS", 1, 1
+    data.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
+    data.NumberOfFrames, data.Rows, data.Columns = array.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation = 15, 1
+    orientation, measures, shared = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [*map(float, direction[:, 0]), *map(float, direction[:, 1])]
+    measures.PixelSpacing = [image.GetSpacing()[1], image.GetSpacing()[0]]
+    measures.SliceThickness = measures.SpacingBetweenSlices = image.GetSpacing()[2]
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([orientation]), Sequence([measures])
+    data.SharedFunctionalGroupsSequence = Sequence([shared])
+    data.PerFrameFunctionalGroupsSequence = Sequence([_frame(image, index) for index in range(len(array))])
+    data.PixelData = array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+
+
+def _frame(image: sitk.Image, index: int) -> Dataset:
+    frame, position, content = Dataset(), Dataset(), Dataset()
+    position.ImagePositionPatient = [float(x) for x in image.TransformIndexToPhysicalPoint((0, 0, index))]
+    content.StackID, content.InStackPositionNumber, content.TemporalPositionIndex = "1", index + 1, 1
+    content.DimensionIndexValues = [1, index + 1]
+    frame.PlanePositionSequence, frame.FrameContentSequence = Sequence([position]), Sequence([content])
+    return frame

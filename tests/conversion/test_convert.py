@@ -128,6 +128,12 @@ def test_another_grid_is_refused_with_a_picture(tmp_path: Path) -> None:
     assert not list((tmp_path / "Dataset501_Test").rglob("one*.nii.gz"))
 
 
+def test_a_label_map_of_somewhere_else(tmp_path: Path) -> None:
+    label = label_like(scan())
+    label.SetOrigin((900.0, 22.0, 33.0))
+    assert "none of it lies inside the image" in run(one_case(tmp_path, label), tmp_path).refused["one"]
+
+
 def test_a_channel_on_another_grid(tmp_path: Path) -> None:
     coarse = scan(3, size=(4, 4, 4))
     report = run(one_case(tmp_path, label_like(scan()), coarse), tmp_path)
@@ -258,7 +264,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ctnet_nnunet.conversion.convert.write_page", stop)
+    monkeypatch.setattr("ctnet_nnunet.conversion.record.write_page", stop)
     with pytest.raises(KeyboardInterrupt):
         run(list_pairs(images, labels, []), tmp_path, force=True)
     assert files_under(tmp_path / "Dataset501_Test") == before
@@ -276,7 +282,7 @@ def test_a_dry_run_writes_nothing_and_names_bad_headers(tmp_path: Path) -> None:
     images, labels = pairs(tmp_path / "source")
     (images / "case_1.nii.gz").write_bytes(b"")
     report = run(list_pairs(images, labels, []), tmp_path / "out", dry_run=True)
-    assert files_under(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
     assert list(report.refused) == ["case_1"]
     assert report.exit_status == 1
 

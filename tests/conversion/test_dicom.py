@@ -15,8 +15,9 @@ from pydicom.uid import generate_uid
 from ctnet_nnunet.conversion import dicom_pixels
 from ctnet_nnunet.conversion.sources.dicom import list_dicom
 from ctnet_nnunet.errors import DataError
-from tests.conversion.fake_dicom import write_series
+from tests.conversion.fake_dicom import write_enhanced, write_series
 from tests.conversion.fakes import SHARED, all_points, files_under, label_like, run, scan, values_at, write
+from tests.conversion.test_geometry import rotation
 
 needs_dcm2niix = pytest.mark.skipif(dicom_pixels.find_dcm2niix() is None, reason="needs dcm2niix")
 needs_data = pytest.mark.skipif(not (SHARED / "dicom_mr").is_dir(), reason="needs ../shared/data/dicom_mr")
@@ -185,6 +186,23 @@ def test_without_dcm2niix_there_is_a_remedy(
             data.PixelData = data.PixelData * 4
             data.save_as(file)
     assert "pip install dcm2niix" in refused(tmp_path / "in")
+
+
+@needs_dcm2niix
+def test_enhanced_files_straight_oblique_and_left_handed(tmp_path: Path) -> None:
+    made = {}
+    for seed in range(6):
+        image = sitk.Cast(scan(seed, (12, 10, 9)), sitk.sitkInt16)
+        if seed:
+            image.SetDirection((rotation(seed) * ((1, 1, -1) if seed % 2 else (1, 1, 1))).ravel().tolist())
+        made[f"c{seed}"] = image
+        write_enhanced(image, tmp_path / f"in/c{seed}/image.dcm")
+    report = run(list_dicom(tmp_path / "in", "*", [], None), tmp_path)
+    assert report.refused == {}
+    for name, image in made.items():
+        written = sitk.ReadImage(str(tmp_path / f"Dataset501_Test/imagesUn/{name}_0000.nii.gz"))
+        assert values_at(written, all_points(image)) == values_at(image, all_points(image))
+        assert report.outcomes[name].notes == (f"{name}: a multi-frame (enhanced) file, read by dcm2niix",)
 
 
 def test_the_command(tmp_path: Path) -> None:

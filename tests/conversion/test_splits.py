@@ -73,7 +73,7 @@ def test_table_and_pattern(tmp_path: Path) -> None:
 
 
 def test_unknown_patients_are_said() -> None:
-    found = listing(case("s1"))
+    found = listing(case("s1"), case("s2"))
     assign_patients(found, None, None)
     assert "folds leak" in found.notes[0]
 
