@@ -1,4 +1,4 @@
-"""Both streams mirror alike: never along left-right without a swap, and not at all where orientations differ."""
+"""The two streams as built: batches, cases, and a mirroring that never mixes up the sides in either."""
 
 from __future__ import annotations
 
@@ -38,12 +38,19 @@ def _describe(tiny: Tiny, out: Path) -> None:
         return {"swap": swap, "plain": plain, "turned": turned}
 
     found = {name: axes(getattr(streams, name).data_loader) for name in ("labelled", "unlabelled")}
-    out.write_text(json.dumps({**found, "inference": trainer.inference_allowed_mirroring_axes}))
+    drawn = next(streams)
+    shapes = {name: list(batch["data"].shape) for name, batch in drawn.items()}
+    cases = {name: sorted(set(batch["keys"])) for name, batch in drawn.items()}
+    validation = trainer.do_split()[1]
+    out.write_text(json.dumps({
+        **found, "inference": trainer.inference_allowed_mirroring_axes,
+        "shapes": shapes, "cases": cases, "validation": validation, "target": "target" in drawn["unlabelled"],
+    }))  # fmt: skip
 
 
-def described(tiny: Tiny, out: Path, preset: str) -> dict[str, Any]:
+def described(tiny: Tiny, out: Path, preset: str, **values: int) -> dict[str, Any]:
     block = tiny.read_plans()["configurations"][tiny.configuration]["ctnet"]
-    tiny.change_configuration(ctnet={**block, "semi_supervised": {"preset": preset}})
+    tiny.change_configuration(ctnet={**block, "semi_supervised": {"preset": preset, **values}})
     run_function(tiny.env, functools.partial(_describe, tiny, out)).succeeded()
     return json.loads(out.read_text())
 
@@ -70,3 +77,12 @@ def test_an_unlabelled_scan_in_another_orientation_turns_mirroring_off(copy_of_p
     for stream in ("labelled", "unlabelled"):
         assert found[stream] == {"swap": [], "plain": [], "turned": 0}
     assert found["inference"] is None
+
+
+def test_batches_are_as_large_as_wanted_and_hold_no_validation_case(copy_of_planned: Tiny, tmp_path: Path) -> None:
+    found = described(copy_of_planned, tmp_path / "found.json", "rlsss", batch_labelled=8, batch_unlabelled=5)
+    assert found["shapes"] == {"labelled": [8, 1, 16, 24, 24], "unlabelled": [5, 1, 16, 24, 24]}
+    assert set(found["cases"]["unlabelled"]) <= {"un_000", "un_001"}
+    assert all(case.startswith("tr_") for case in found["cases"]["labelled"])
+    assert not set(found["cases"]["labelled"]) & set(found["validation"])
+    assert not found["target"]
