@@ -17,7 +17,7 @@ from tests.shim_facts import look_up
 ROOT = Path(__file__).resolve().parent.parent
 MAPPED = {"plans": "ctnet_nnunet/plans", "dataset_conversion": "ctnet_nnunet/dataset_conversion"}
 SOURCES = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "ctnet_nnunet", *MAPPED]
-DATA = {".json", ".gz", ".txt", ".html", ".css", ".j2", ".md", ".csv"}
+DATA = {".json", ".csv", ".gz", ".txt", ".html", ".css", ".j2", ".md"}
 
 
 def _pip(*arguments: str) -> None:

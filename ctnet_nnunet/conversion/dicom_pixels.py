@@ -78,6 +78,13 @@ def _by_slices(image: Image, headers: list[Header]) -> sitk.Image:
     return volume
 
 
+def _place(file: Path, name: Path) -> None:
+    try:
+        name.symlink_to(file.resolve())
+    except OSError:  # Windows allows links to few users
+        shutil.copyfile(file, name)
+
+
 def _unreadable(files: tuple[Path, ...], error: RuntimeError) -> str:
     """Which of a series' files it is: ITK does not say."""
     for file in files:
@@ -103,7 +110,7 @@ def _by_dcm2niix(image: Image, reason: str, max_voxels: int) -> tuple[sitk.Image
         source.mkdir()
         out.mkdir()
         for index, file in enumerate(image.slices):  # this series alone, whatever else lies beside it
-            (source / f"{index:06d}.dcm").symlink_to(file.resolve())
+            _place(file, source / f"{index:06d}.dcm")
         command = [program, "-z", "n", "-b", "n", "-m", "y", "-f", "series", "-o", str(out), str(source)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_DCM2NIIX_SECONDS, check=False)

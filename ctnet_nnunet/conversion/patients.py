@@ -70,7 +70,7 @@ def assign_patients(listing: Listing, table: Path | None, pattern: str | None) -
     """Give every case its patient and site; returns the folds that the table gives, case → fold.
 
     A table goes before the pattern, the pattern (its first group, searched in the case's name) before what the source
-    knows. Cases that neither covers are refused: a guess could put one person on both sides of a fold.
+    knows. Labelled cases that neither covers are refused: a guess could put one person on both sides of a fold.
 
     Raises:
         DataError: the table or the pattern itself cannot be used.
@@ -113,9 +113,12 @@ def _row_of(case: Case, rows: dict[str, Row], has_table: bool, pattern: re.Patte
     """The patient's row, or why the case is refused."""
     if case.name in rows:
         return rows[case.name]
+    if pattern is not None and (match := pattern.search(case.name)):
+        return Row(match.group(1))
+    if case.label is None:  # scans of imagesUn are in no fold
+        return Row("")
     if pattern is not None:
-        match = pattern.search(case.name)
-        return Row(match.group(1)) if match else f"does not match --patient-pattern {pattern.pattern!r}; correct it"
+        return f"does not match --patient-pattern {pattern.pattern!r}; correct it"
     return "is not in the --patients table; add a line" if has_table else Row("")
 
 

@@ -62,9 +62,11 @@ def test_one_patient_gives_no_folds() -> None:
 def test_table_and_pattern(tmp_path: Path) -> None:
     table = tmp_path / "patients.csv"
     table.write_text("case,patient,site\ns1,anna,north\ns2,anna,north\n")
-    found = listing(case("s1"), case("s2"), case("s3"))
+    unlabelled = Case("u1", (Image(Path("u1.nii.gz")),))
+    found = listing(case("s1"), case("s2"), case("s3"), unlabelled)
     assign_patients(found, table, None)
-    assert [(c.name, c.patient, c.site) for c in found.cases] == [("s1", "anna", "north"), ("s2", "anna", "north")]
+    groups = [(c.name, c.patient, c.site) for c in found.cases]
+    assert groups == [("s1", "anna", "north"), ("s2", "anna", "north"), ("u1", "", "")]
     assert "not in the --patients table" in found.refused["s3"]
     found = listing(case("sub-1_ses-2"), case("other"))
     assign_patients(found, None, "(sub-[0-9]+)")
@@ -76,6 +78,9 @@ def test_unknown_patients_are_said() -> None:
     found = listing(case("s1"), case("s2"))
     assign_patients(found, None, None)
     assert "folds leak" in found.notes[0]
+    known = listing(case("s1", "anna"), case("s2", "bert"))
+    assign_patients(known, None, None)
+    assert known.notes == []
 
 
 def test_folds_of_a_table_and_a_patient_in_two_of_them(tmp_path: Path) -> None:
