@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -129,6 +130,17 @@ class MaskZeros(BasicTransform):  # type: ignore[misc]
         return data_dict
 
 
+class OwnLabelMap:
+    """A pool whose label maps, all zeros, may be written to, as transforms do; untouched pages take no memory."""
+
+    def __init__(self, pool: PooledDataset) -> None:
+        self.pool, self.identifiers = pool, pool.identifiers
+
+    def load_case(self, identifier: str) -> tuple[Any, np.ndarray, None, dict[str, Any]]:
+        data, _, _, properties = self.pool.load_case(identifier)
+        return data, np.zeros((1, *data.shape[1:]), np.int16), None, properties
+
+
 class UnlabelledLoader(nnUNetDataLoader):  # type: ignore[misc]
     """Patches from anywhere in the pool's scans: ``{'data', 'keys'}``, and no target, because there is none.
 
@@ -153,7 +165,8 @@ class UnlabelledLoader(nnUNetDataLoader):  # type: ignore[misc]
     ) -> None:
         steps = [MaskZeros(masked), *transforms.transforms] if masked else transforms.transforms
         transforms = ComposeTransforms(steps)
-        super().__init__(pool, batch_size, initial_patch_size, patch_size, label_manager, transforms=transforms)
+        images = OwnLabelMap(pool)
+        super().__init__(images, batch_size, initial_patch_size, patch_size, label_manager, transforms=transforms)
         self.has_ignore = False  # nothing is annotated, so no place is better than another
 
     def generate_train_batch(self) -> dict[str, Any]:

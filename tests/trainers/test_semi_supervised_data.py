@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -89,26 +90,39 @@ def test_a_fold_without_labels_and_a_leak_are_refused() -> None:
 
 
 class ImagePool(Pool):
-    """Scans as PooledDataset gives them; the target is poison, which nothing may let through."""
+    """Scans as PooledDataset gives them, their label maps read only; the target is poison, which nothing may see."""
 
     def load_case(self, name: str) -> tuple[Any, np.ndarray, None, dict[str, Any]]:
         data = super().load_case(name)[0]
-        return data, np.full((1, *data.shape[1:]), 255, np.int16), None, {"class_locations": NoLocations()}
+        return data, np.broadcast_to(np.int16(255), (1, *data.shape[1:])), None, {"class_locations": NoLocations()}
 
 
-def loader(pool: Pool, batch: int = 3, ignore: bool = False, masked: tuple[int, ...] = ()) -> UnlabelledLoader:
+class Keep(BasicTransform):
+    """Keeps the label maps that transforms get."""
+
+    def __init__(self, kept: list[torch.Tensor]) -> None:
+        self.kept = kept
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        self.kept.append(data_dict["segmentation"].clone())
+        return data_dict
+
+
+def loader(pool: Pool, ignore: bool = False, seen: list[torch.Tensor] | None = None) -> UnlabelledLoader:
     labels = {"background": 0, "structure": 1, **({"ignore": 2} if ignore else {})}
-    transforms = ComposeTransforms([RemoveLabelTansform(-1, 0)])
-    return UnlabelledLoader(pool, batch, (8, 8, 8), (8, 8, 8), LabelManager(labels, None), transforms, masked)
+    transforms = ComposeTransforms([RemoveLabelTansform(-1, 0), Keep([] if seen is None else seen)])
+    return UnlabelledLoader(pool, 3, (8, 8, 8), (8, 8, 8), LabelManager(labels, None), transforms, ())
 
 
 def test_unlabelled_batches_are_images_from_anywhere_and_nothing_else(tmp_path: Path) -> None:
     pool = ImagePool(tmp_path, {"a": (1, 10, 16, 20), "b": (1, 12, 9, 8)})
     np.random.seed(0)
+    seen: list[torch.Tensor] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # with an ignore label, stock warns of every scan without annotation
-        batches = [loader(pool, ignore=True).generate_train_batch() for _ in range(10)]
+        batches = [loader(pool, ignore=True, seen=seen).generate_train_batch() for _ in range(10)]
     assert all(set(batch) == {"data", "keys"} for batch in batches)
+    assert all(segmentation.unique().tolist() == [0] for segmentation in seen)
     assert all(tuple(batch["data"].shape) == (3, 1, 8, 8, 8) for batch in batches)
     assert {key for batch in batches for key in batch["keys"]} == {"a", "b"}
     images = [image for batch in batches for image, key in zip(batch["data"], batch["keys"], strict=True) if key == "a"]
@@ -123,6 +137,17 @@ def test_outside_of_a_mask_is_marked_by_its_zeros() -> None:
     assert found.tolist() == [[[-1, 0], [0, 0]]]
     found = MaskZeros([0])(image=image, segmentation=torch.zeros(1, 2, 2, dtype=torch.int16))["segmentation"]
     assert found.tolist() == [[[-1, 0], [0, -1]]]
+
+
+def test_a_plan_with_masks_marks_them_in_every_patch(tmp_path: Path) -> None:
+    pool = ImagePool(tmp_path, {"a": (1, 8, 8, 8)})
+    pool.write("a", np.where(np.arange(8)[:, None, None] < 3, 0, pool.arrays["a"]))
+    seen: list[torch.Tensor] = []
+    labels = LabelManager({"background": 0, "structure": 1}, None)
+    UnlabelledLoader(
+        pool, 2, (8, 8, 8), (8, 8, 8), labels, ComposeTransforms([Keep(seen)]), masked=[0]
+    ).generate_train_batch()
+    assert all(segmentation[0, :, 0, 0].tolist() == [-1, -1, -1, 0, 0, 0, 0, 0] for segmentation in seen)
 
 
 def test_two_streams_are_drawn_together_or_the_labelled_one_alone() -> None:
