@@ -38,5 +38,5 @@ $(VENV)/bin/python:
 $(STAMP): $(VENV)/bin/python setup.py pyproject.toml constraints.txt $(MAPPED)
 	@echo "installing into $(VENV) (several GB with torch; once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,tensorboard,dicom]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,tensorboard]'
 	@touch $@

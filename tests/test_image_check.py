@@ -84,7 +84,7 @@ def test_flipped_byte(scan: Path) -> None:
         check_image_file(scan, voxels=True)
 
 
-@pytest.mark.parametrize("content", [b"hello " * 200, gzip.compress(b"hello " * 200)])
+@pytest.mark.parametrize("content", [b"hello " * 200, gzip.compress(b"hello " * 200)], ids=["plain", "gzip"])
 def test_not_an_image(scan: Path, content: bytes) -> None:
     scan.write_bytes(content)
     with pytest.raises(DataError):
