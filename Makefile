@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
 # Two processes for two cores; a file stays in one of them, because its tests share what they made.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed

@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.bids import list_bids
 
 
 @source_command
@@ -24,6 +23,9 @@ def bids(
 
     The names of the labels come from a dseg.tsv of the derivatives where there is one.
     """
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.bids import list_bids
+
     return list_bids(root, channel, labels, derivatives, site_column)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.brats import CHANNELS, list_brats
 
 
 @source_command
@@ -24,6 +23,9 @@ def brats(
     ] = False,
 ) -> Listing:
     """Convert a BraTS folder; cases without a segmentation go to imagesUn."""
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.brats import CHANNELS, list_brats
+
     return list_brats(root, channel or list(CHANNELS), regions, post_treatment)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.cardiac_sax import list_acdc, list_mms
 
 
 @source_command
@@ -23,6 +22,9 @@ def cardiac_sax(
 
     --stratify-sites spreads ACDC's groups of disease, or M&Ms' centres. Frames without a label map go to imagesUn.
     """
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.cardiac_sax import list_acdc, list_mms
+
     return list_mms(root, mms_table) if mms_table else list_acdc(root)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.dicom import list_dicom
 
 
 @source_command
@@ -27,6 +26,9 @@ def dicom(
 
     Mosaics and enhanced (multi-frame) files need dcm2niix: pip install dcm2niix.
     """
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.dicom import list_dicom
+
     return list_dicom(root, cases, channel or [], labels, volume)
 
 

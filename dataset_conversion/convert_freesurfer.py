@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.freesurfer import list_freesurfer
 
 NAMES = Path(__file__).with_name("freesurfer_aseg.csv")
 
@@ -30,6 +29,9 @@ def freesurfer(
 
     The labels are automatic, not manual. Subjects without a label map go to imagesUn.
     """
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.freesurfer import list_freesurfer
+
     return list_freesurfer(root, image or ["T1.mgz"], labels, structures, lut or NAMES)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.msd import list_msd
 
 
 @source_command
@@ -20,6 +19,9 @@ def msd(
     ] = False,
 ) -> Listing:
     """Convert a Decathlon task as nnUNetv2_convert_MSD_dataset does, with checks, RAS orientation and folds."""
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.msd import list_msd
+
     return list_msd(root, test_as_unlabelled)
 
 

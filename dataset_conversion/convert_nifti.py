@@ -9,7 +9,6 @@ import typer
 
 from ctnet_nnunet.conversion.cases import Listing
 from ctnet_nnunet.conversion.command import run_script, source_command
-from ctnet_nnunet.conversion.sources.nifti import list_pairs, list_patterns, list_table
 from ctnet_nnunet.errors import DataError
 
 
@@ -25,6 +24,9 @@ def nifti(
 
     A table has the columns case, label, patient, site and one for each channel. Scans without a label go to imagesUn.
     """
+    # Here, so that `ctnet --help` does not wait for the image libraries.
+    from ctnet_nnunet.conversion.sources.nifti import list_pairs, list_patterns, list_table
+
     channels = channel or []
     if images.is_file():
         if labels or channels:

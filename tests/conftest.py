@@ -23,6 +23,9 @@ os.environ.update(
     ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS="1",
 )
 
+# Files that take minutes: begun first, they do not leave one of two processes waiting for the other at the end.
+LONG = ("test_demo_command.py", "test_tutorial.py", "test_main_job.py", "test_kill_minus_nine.py", "test_variants.py",
+        "test_low_label.py")  # fmt: skip
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -47,6 +50,10 @@ class NnunetEnv:
     @property
     def environ(self) -> dict[str, str]:
         return {**os.environ, **{name: str(self.root / name) for name in FOLDERS}}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def _create(root: Path) -> NnunetEnv:

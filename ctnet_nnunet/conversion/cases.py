@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ctnet_nnunet.conversion.labels import LabelMap
+if TYPE_CHECKING:
+    from ctnet_nnunet.conversion.labels import LabelMap
 
 TRAINING, UNLABELLED, TEST = "Tr", "Un", "Ts"
 

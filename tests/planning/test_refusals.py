@@ -136,7 +136,7 @@ def test_a_rename_that_fails_leaves_the_old_file(dataset: Dataset, monkeypatch: 
     def denied(source: object, target: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("ctnet_nnunet.planning.plans_file.os.replace", denied)
+    monkeypatch.setattr("ctnet_nnunet.files.os.replace", denied)
     refused(dataset, PlanError, "could not be written", "Permission denied", changes={**TINY, "epochs": 9})
 
 
