@@ -18,6 +18,8 @@ export PATH := $(BIN):$(PATH)
 demo: $(STAMP)
 	@$(BIN)/ctnet demo $(DEMO_ARGS)
 
+# Threads that wait without spinning: two processes share the cores.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
