@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ctnet_nnunet.progress_bar import case_bar
+
 if TYPE_CHECKING:
     from ctnet_nnunet.unlabeled.case import Outcome
     from ctnet_nnunet.unlabeled.preprocess import Summary
@@ -42,7 +44,7 @@ class _Display:
     """One line per case with the remaining time, below it a bar where the output is a terminal."""
 
     def __init__(self) -> None:
-        self._bar = _make_bar() if sys.stdout.isatty() else None
+        self._bar = case_bar() if sys.stdout.isatty() else None
         self._context: AbstractContextManager[Any] = self._bar or nullcontext()
         self._task = self._bar.add_task("imagesUn", total=None) if self._bar else None
         self._start = time.monotonic()
@@ -72,19 +74,6 @@ class _Display:
             return ""
         seconds = (time.monotonic() - self._start) / self._worked * left
         return f" (about {seconds / 60:.0f} min left)" if seconds > 90 else f" (about {seconds:.0f} s left)"
-
-
-def _make_bar() -> Any:
-    from rich import progress
-
-    return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("remaining"),
-        progress.TimeRemainingColumn(),
-    )
 
 
 def _print_summary(summary: Summary) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ctnet_nnunet.conversion.case import Outcome
+from ctnet_nnunet.progress_bar import case_bar
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -16,7 +17,7 @@ class Display:
     """How far the conversion is and how long it will take; what was refused is printed when it ends."""
 
     def __init__(self) -> None:
-        self._bar = _make_bar() if sys.stdout.isatty() else None
+        self._bar = case_bar() if sys.stdout.isatty() else None
         self._context: AbstractContextManager[Any] = self._bar or nullcontext()
         self._task = self._bar.add_task("converting", total=None) if self._bar else None
         self._start = self._last = time.monotonic()
@@ -40,16 +41,3 @@ class Display:
         left = (now - self._start) / through * (total - through)
         remaining = f", about {left:.0f} s left" if through < total else ""
         print(f"[{through}/{total}] {outcome.case}{remaining}", flush=True)
-
-
-def _make_bar() -> Any:
-    from rich import progress
-
-    return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("remaining"),
-        progress.TimeRemainingColumn(),
-    )
