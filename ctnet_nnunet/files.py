@@ -33,3 +33,8 @@ def sha256(file: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """The first 16 hexadecimal digits of a text's SHA-256: the same text is known again, and cannot be read back."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

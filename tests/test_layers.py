@@ -23,28 +23,30 @@ PURE = {"architectures", "pretext", "cross_modality", "semi_supervised"}
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
     "plans": set(),
+    "planes": set(),
     "architectures": set(),
     "pretext": {"architectures"},
     "cross_modality": {"architectures"},
     "semi_supervised": {"architectures"},
     "planning": PURE,
-    "unlabeled": {"planning"},
-    "trainers": {*PURE, "planning", "unlabeled"},
+    "unlabeled": {"planning", "planes"},
+    "trainers": {*PURE, "planning", "unlabeled", "planes"},
     "nnunet_shim": {"trainers"},
     "inference": {"architectures", "planning", "evaluation"},
-    "conversion": set(),
+    "conversion": {"planes"},
     "dataset_conversion": {"conversion"},
     "evaluation": set(),
     "doctor": set(),
     "benchmark": {"architectures", "pretext", "semi_supervised", "planning", "conversion"},
     "demo": {"evaluation"},
-    "low_label": {"architectures", "pretext", "planning", "unlabeled", "evaluation"},
+    "low_label": {"architectures", "pretext", "planning", "unlabeled", "evaluation", "planes"},
+    "inspection": {"architectures", "pretext", "planning", "unlabeled", "evaluation", "planes"},
     "cli": {
         *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"),
-        *("low_label", "dataset_conversion"),
+        *("low_label", "dataset_conversion", "inspection"),
     },
 }
-MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark"}
+MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark", "inspection"}
 # dynamic_network_architectures is made of torch and timm; nothing of nnU-Net comes with it.
 PURE_LIBRARIES = {"torch", "numpy", "dynamic_network_architectures", "timm"}
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]

@@ -11,6 +11,7 @@ from ctnet_nnunet.dataset_conversion.convert_dicom import dicom
 from ctnet_nnunet.dataset_conversion.convert_freesurfer import freesurfer
 from ctnet_nnunet.dataset_conversion.convert_msd import msd
 from ctnet_nnunet.dataset_conversion.convert_nifti import nifti
+from ctnet_nnunet.dataset_conversion.convert_planes import planes
 
 app = typer.Typer(help="Make a raw nnU-Net dataset from what is on disk.", no_args_is_help=True)
 
@@ -27,3 +28,4 @@ app.command("freesurfer")(freesurfer)
 app.command("brats")(brats)
 app.command("msd")(msd)
 app.command("cardiac-sax")(cardiac_sax)
+app.command("planes")(planes)

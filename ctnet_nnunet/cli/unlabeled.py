@@ -81,5 +81,7 @@ def _print_summary(summary: Summary) -> None:
     print(", ".join(f"{len(cases)} {name}" for name, cases in counts.items()) + f": {summary.folder}")
     if summary.removed:
         print(f"removed, no longer in imagesUn: {', '.join(summary.removed)}")
+    for note in summary.notes:
+        print(f"note: {note}")
     for case, reason in summary.failed.items():
         print(f"ctnet: refused {case}: {reason}", file=sys.stderr)

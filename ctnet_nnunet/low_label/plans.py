@@ -10,7 +10,7 @@ from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.low_label.arms import Arm, Network, Pretraining
 from ctnet_nnunet.low_label.experiment import Settings
 from ctnet_nnunet.planning.changes import parse_assignments, sort_changes
-from ctnet_nnunet.planning.options import DEFAULT_PRESET, merged_block, preset_block, read_options
+from ctnet_nnunet.planning.options import DEFAULT_PRESET, PRETRAINING_MODES, merged_block, preset_block, read_options
 from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, build_pretext
 
@@ -20,7 +20,6 @@ DECIDED_HERE = {
     "pretext": "--arms",
     "seed": "--seed",
 }
-PRETRAINING_MODES = ("pretrain", "volf")
 
 
 def options_for_all(assignments: list[str]) -> dict[str, Any]:
@@ -127,8 +126,9 @@ def _block(
     if pretraining is not None:
         changes["pretext"] = dict(pretraining.tasks)
     block = merged_block(base, changes)
-    # A base plan may hold a length for volume fusion alone.
-    block["volf"] = {key: value for key, value in block["volf"].items() if key not in length}
+    # A base plan may hold a length for volume fusion or imaging planes alone.
+    for mode in ("volf", "planes"):
+        block[mode] = {key: value for key, value in block[mode].items() if key not in length}
     if network != "ctnet":
         block |= {"preset": "identity", "transformer": None}
     return block

@@ -20,6 +20,7 @@ except SetupError as error:
 
 # Only after the version is known to fit: these import nnunetv2.
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
+from ctnet_nnunet.trainers.imaging_planes import nnUNetTrainerImagingPlanes
 from ctnet_nnunet.trainers.mean_teacher import nnUNetTrainerMeanTeacher
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 from ctnet_nnunet.trainers.reciprocal import nnUNetTrainerReciprocal
@@ -30,6 +31,7 @@ from ctnet_nnunet.trainers.volf import nnUNetTrainerVolF
 __all__ = [
     "nnUNetTrainerCTNet",
     "nnUNetTrainerCTNetPretrain",
+    "nnUNetTrainerImagingPlanes",
     "nnUNetTrainerMeanTeacher",
     "nnUNetTrainerReciprocal",
     "nnUNetTrainerStockSGD",

@@ -22,7 +22,9 @@ from ctnet_nnunet.pretext import PRETEXTS
 
 PRESETS = ("s", "m", "l", "identity")
 DEFAULT_PRESET = "m"
-Mode = Literal["supervised", "pretrain", "volf", "semi_supervised"]
+Mode = Literal["supervised", "pretrain", "volf", "planes", "semi_supervised"]
+PRETRAINING_MODES: tuple[Mode, ...] = ("pretrain", "volf", "planes")
+"""``volf`` and ``planes`` each lie over ``pretrain``."""
 
 
 class Schedule(BaseModel):
@@ -71,17 +73,20 @@ class _Base(Schedule):
     pretext: dict[str, NotNegative]
     pretrain: dict[str, Any]
     volf: dict[str, Any]
+    planes: dict[str, Any]
     semi_supervised: SemiSupervisedBase
     mixed_precision: Switch
 
     def schedule(self, mode: Mode) -> Schedule:
-        """The schedule of a mode: the shared keys under its own; ``volf``'s lie over those of ``pretrain``."""
+        """The schedule of a mode: the shared keys under its own; ``volf`` and ``planes`` lie over ``pretrain``."""
         values = {name: getattr(self, name) for name in Schedule.model_fields}
-        pretraining = mode in ("pretrain", "volf")
+        pretraining = mode in PRETRAINING_MODES
         if pretraining:
             values |= self.pretrain
         if mode == "volf":
             values |= self.volf
+        if mode == "planes":
+            values |= self.planes
         if mode == "semi_supervised":
             values |= self.semi_supervised.own_schedule()
         if values["warmup_epochs"] is None:
@@ -120,22 +125,23 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     """A preset's block under changes to it.
 
     A shared schedule key among the changes speaks for pretraining too, so the preset's own value for pretraining
-    gives way, unless the changes hold one for pretraining; likewise for ``volf``, for which ``pretrain`` speaks too.
-    ``transformer``, ``pretrain``, ``volf`` and ``semi_supervised`` merge key by key; ``pretext`` is replaced whole, so
-    that naming the tasks to train with leaves the others out.
+    gives way, unless the changes hold one for pretraining; likewise for ``volf`` and ``planes``, for which ``pretrain``
+    speaks too. ``transformer``, ``pretrain``, ``volf``, ``planes`` and ``semi_supervised`` merge key by key;
+    ``pretext`` is replaced whole, so that naming the tasks to train with leaves the others out.
 
     Raises:
-        PlanError: If ``pretrain``, ``volf`` or ``semi_supervised`` is no table.
+        PlanError: If ``pretrain``, ``volf``, ``planes`` or ``semi_supervised`` is no table.
     """
     merged = {**preset, **changes}
     spoken_for = set(changes)
-    for mode in ("pretrain", "volf"):
+    for mode in PRETRAINING_MODES:
         own = changes.get(mode) or {}
         if not isinstance(own, Mapping):
             raise PlanError(f"ctnet option {mode}={own!r}: a schedule's keys are wanted, for example {mode}.epochs=100")
         kept = {key: value for key, value in preset.get(mode, {}).items() if key not in spoken_for}
         merged[mode] = {**kept, **own}
-        spoken_for |= set(own)
+        if mode == "pretrain":
+            spoken_for |= set(own)
     table = changes.get("semi_supervised") or {}
     if not isinstance(table, Mapping):
         raise PlanError(f"ctnet option semi_supervised={table!r}: a table of keys is wanted, see options.md")
@@ -161,7 +167,7 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
         raise PlanError(f"{where}: the ctnet block is {type(block).__name__}, not a table of keys")
     complete = merged_block(preset_block(block.get("preset", DEFAULT_PRESET)), block)
     _refuse_unknown(complete, CTNetOptions.model_fields, where)
-    for mode in ("pretrain", "volf"):
+    for mode in PRETRAINING_MODES:
         _refuse_unknown(complete[mode], Schedule.model_fields, where, f"{mode}.")
     _refuse_unknown(complete["semi_supervised"], SemiSupervised.model_fields, where, "semi_supervised.")
     if isinstance(complete["pretext"], Mapping):
@@ -176,8 +182,7 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
     except ValueError as error:
         raise PlanError(f"{where}: ctnet option transformer: {error}") from None
     _check_task_options(options, where)
-    modes: tuple[Mode, ...] = ("pretrain", "volf")
-    for mode in modes:
+    for mode in PRETRAINING_MODES:
         try:
             options.schedule(mode)
         except ValidationError as error:

@@ -24,9 +24,12 @@ Views = Mapping[str, Tensor]
 - ``inside`` (B, C, *inside_size), cut out of the volume without padding or interpolation, its intensities augmented
   on their own, and ``usable`` (B,) bool, False where a scan is too small or too empty for it;
 - ``pair`` (B, 2, C, *patch), two independent sub-volumes of one scan, each scaled by 0.7 to 1.5 per axis and flipped at
-  random, never padded, intensities as preprocessed.
+  random, never padded, intensities as preprocessed;
+- ``host`` (B, C, *patch), a slice of a study of imaging planes, augmented, with what is known of it: ``heat``
+  (B, G, *patch), ``heat_valid`` (B, G) bool, ``location`` (B,), ``location_valid`` (B,) bool, and, where nothing was
+  augmented, ``line`` (B, G, 3) and ``slices`` (B,); see :mod:`ctnet_nnunet.pretext.imaging_planes`.
 """
-VIEWS = frozenset({"augmented", "inside", "pair"})
+VIEWS = frozenset({"augmented", "inside", "pair", "host"})
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, PretextModel, build_pretext
@@ -28,7 +29,7 @@ from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 from ctnet_nnunet.unlabeled.dataset import PooledDataset
 
-HIGHER_IS_BETTER = ("rotation/accuracy", "volume_fusion/dice")
+HIGHER_IS_BETTER = ("rotation/accuracy", "volume_fusion/dice", "imaging_planes/overlap")
 HOLD_OUT_FROM, HOLD_OUT_SHARE = 20, 0.05
 
 
@@ -41,12 +42,14 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
 
     mode: ClassVar[Mode] = "pretrain"
     needs_labelled_cases: ClassVar[bool] = False
+    foreign_views: ClassVar[frozenset[str]] = frozenset({"host"})
     betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
     clip_norm: ClassVar[float] = 1.0
 
     @reports_user_errors
     def initialize(self) -> None:
         self.refuse_impossible_resume()
+        self._check_views()
         self._require_preprocessed()
         self.seed_everything()
         self._set_batch_size_and_oversample()
@@ -64,7 +67,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         self.pool, self.held_out = self._pools()
         self.context = self._context()
         self.pretext = build_pretext(
-            PRETEXTS, self.network, self.context, self.pretext_weights(), self.options.model_dump()
+            PRETEXTS, self.network, self.context, self.pretext_weights(), self.pretext_options()
         ).to(self.device)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.wrapped = self._wrapped(self.pretext)
@@ -75,9 +78,22 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         """Task → weight of its loss."""
         return dict(self.options.pretext)
 
+    def pretext_options(self) -> dict[str, Any]:
+        """Values for the fields of the tasks' options."""
+        return dict(self.options.model_dump())
+
     def downstream_trainer(self) -> str:
         """The supervised trainer that builds the same network from this plan."""
         return "nnUNetTrainerCTNet"
+
+    def _check_views(self) -> None:
+        """Refuse tasks whose views this trainer's loader does not make, before anything is read."""
+        wanted = [task for task, weight in self.pretext_weights().items() if weight > 0 and task in PRETEXTS]
+        if foreign := [task for task in wanted if PRETEXTS[task].views & self.foreign_views]:
+            raise PlanError(
+                f"ctnet option pretext: {foreign[0]} is not for {self.__class__.__name__}; train it with "
+                "-tr nnUNetTrainerImagingPlanes, or give it the weight 0"
+            )
 
     def _optimised_modules(self) -> list[nn.Module]:
         return [self.pretext]

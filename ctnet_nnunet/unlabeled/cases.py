@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
 from ctnet_nnunet.unlabeled.target import Target
 
 #: Sidecars that converters leave beside images.
@@ -94,6 +95,8 @@ def _why_not_a_case(
 ) -> str | None:
     if sorted(files) != wanted:
         return f"has the channels {', '.join(sorted(files))}, the plans want {', '.join(wanted)}; complete the case"
+    if f"{case}.json" == PLANES_FILE:
+        return f"has the name that {PLANES_FILE} takes; rename the scan"
     if case.endswith("_seg"):
         return "ends in _seg, which nnU-Net takes for a segmentation; rename the scan"
     if case in training:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.image_check import MAX_VOXELS
+from ctnet_nnunet.planes.sidecar import Sidecar
 from ctnet_nnunet.unlabeled.case import CaseWorker, Job, Outcome
 from ctnet_nnunet.unlabeled.cases import Listing, find_cases
 from ctnet_nnunet.unlabeled.commit import case_lock, sweep
+from ctnet_nnunet.unlabeled.planes import check_planes, is_of_labelled_cases, keep_planes, planes_of
 from ctnet_nnunet.unlabeled.records import is_current, remove_case, stored_cases
 from ctnet_nnunet.unlabeled.target import Target, locate
 from ctnet_nnunet.workers import Death, run_jobs
@@ -22,13 +24,17 @@ Progress = Callable[[Outcome, int, int], None]
 
 @dataclass
 class Summary:
-    """What became of imagesUn: cases by outcome, ``failed`` with reasons, ``removed`` whose scan is gone."""
+    """What became of imagesUn: cases by outcome, ``failed`` with reasons, ``removed`` whose scan is gone.
+
+    ``notes`` are for the person at the terminal.
+    """
 
     folder: Path
     done: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
@@ -67,8 +73,9 @@ def preprocess_unlabeled(
         SetupError, DataError, PlanError: nothing can be done at all.
     """
     target = locate(dataset, configuration, plans)
-    listing = _list_and_clean(target)
-    summary = Summary(target.folder, removed=listing.removed)
+    sidecar = planes_of(target)
+    listing = _list_and_clean(target, sidecar)
+    summary = Summary(target.folder, removed=listing.removed, notes=listing.notes)
     _create(target.folder)
     total = len(listing.found.cases) + len(listing.found.refused)
 
@@ -88,6 +95,7 @@ def preprocess_unlabeled(
     for job, result in run_jobs(CaseWorker(target, force, max_voxels), jobs, _processes(processes, len(jobs))):
         count(_bury(target, job, result) if isinstance(result, Death) else result)
     sweep(target.folder)
+    keep_planes(target, sidecar)
     return summary
 
 
@@ -95,22 +103,25 @@ def preprocess_unlabeled(
 class _Cleaned:
     found: Listing
     removed: list[str]
+    notes: list[str]
 
 
-def _list_and_clean(target: Target) -> _Cleaned:
+def _list_and_clean(target: Target, sidecar: Sidecar | None) -> _Cleaned:
     """List imagesUn and take every stored case out of use whose scan is gone or refused."""
     error: DataError | None = None
     try:
         found = find_cases(target)
     except DataError as caught:
         # A missing folder may only be raw data that stayed on another machine; an empty one says: no scans.
-        if not target.images_un.is_dir():
+        alone = sidecar is not None and is_of_labelled_cases(sidecar, target)
+        if not target.images_un.is_dir() and not alone:
             raise
-        found, error = Listing(), caught
+        found, error = Listing(), None if alone else caught
+    notes = [] if sidecar is None else check_planes(sidecar, target, found)
     removed = [case for case in stored_cases(target.folder) if case not in found.cases and _remove(target, case)]
     if error is not None:
         raise error
-    return _Cleaned(found, [case for case in removed if case not in found.refused])
+    return _Cleaned(found, [case for case in removed if case not in found.refused], notes)
 
 
 def _remove(target: Target, case: str) -> bool:

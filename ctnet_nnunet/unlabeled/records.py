@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
+
 _FORMAT = 1
 #: Written for each case, in this order; the record follows.
 SUFFIXES = (".b2nd", "_seg.b2nd", ".pkl")
@@ -103,7 +105,7 @@ def stored_cases(folder: Path) -> list[str]:
     cases = set()
     for path in folder.iterdir():
         suffix = next((s for s in ("_seg.b2nd", ".b2nd", ".pkl", ".json") if path.name.endswith(s)), None)
-        if suffix and path.is_file() and not path.name.startswith("."):
+        if suffix and path.is_file() and not path.name.startswith(".") and path.name != PLANES_FILE:
             cases.add(path.name[: -len(suffix)])
     return sorted(cases)
 
