@@ -49,18 +49,27 @@ def is_of_labelled_cases(sidecar: Sidecar, target: Target) -> bool:
 
 
 def check_planes(sidecar: Sidecar, target: Target, found: Listing) -> list[str]:
-    """Move what disagrees with planes.json from the listing's cases to its refusals; returns what is to be said."""
+    """Move what disagrees with planes.json from the listing's cases to its refusals; returns what is to be said.
+
+    Images of one slice are left out: as guests their planes are enough, and no scan of the dataset is like them.
+    """
     stacks = {case: sidecar.studies[study].stacks[role] for case, study, role in sidecar.cases()}
+    single = [case for case in found.cases if case in stacks and stacks[case].shape[0] == 1]
+    for case in single:
+        del found.cases[case]
     for case, files in list(found.cases.items()):
         reason = _why_not(case, stacks.get(case), files[0])
         if reason:
             found.refused[case] = reason
             del found.cases[case]
     labelled = training_files(target)
-    absent = [case for case in stacks if case not in found.cases and case not in found.refused and case not in labelled]
-    if not absent:
-        return []
-    return [f"{FILE_NAME} names {len(absent)} cases that lie in neither imagesUn nor imagesTr, {absent[0]} for one"]
+    known = {*found.cases, *found.refused, *single, *labelled}
+    notes = []
+    if single:
+        notes.append(f"{len(single)} images of one slice are not preprocessed, their planes in {FILE_NAME} are enough")
+    if absent := [case for case in stacks if case not in known]:
+        notes.append(f"{FILE_NAME} names {len(absent)} cases in neither imagesUn nor imagesTr, {absent[0]} for one")
+    return notes
 
 
 def keep_planes(target: Target, sidecar: Sidecar | None) -> None:
