@@ -25,6 +25,9 @@ def low_label(
     ] = None,
     pool_cases: Annotated[Path | None, typer.Option(help="File with the pool's cases; else all others.")] = None,
     leave_out: Annotated[Path | None, typer.Option(help="File with cases to use nowhere.")] = None,
+    patient_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose group finds the patient: a label is then a patient.")
+    ] = None,
     configuration: Annotated[str, typer.Option("-c", help="Configuration.")] = "3d_fullres",
     plans: Annotated[str, typer.Option("-p", help="Base plans: patch, spacing, features of all arms.")] = "nnUNetPlans",
     preset: Annotated[str | None, typer.Option(help="Preset of the CTNet arms; the base plan's by default.")] = None,
@@ -43,7 +46,8 @@ def low_label(
     """What pretraining gives with few labels: real trainings on the same draws, compared on cases none has seen.
 
     Arms: unet, unet-adamw, ctnet, ctnet-identity, ctnet+rotation, ctnet+masked, ctnet+ssl, unet+volf, ctnet+volf,
-    ctnet+ssl+volf, ctnet-full (all labels of the pool).
+    ctnet+ssl+volf, ctnet-full (all labels of the pool); location, lines, planes (2d: imaging planes on the
+    plan's U-Net, whose scratch arm is unet-adamw).
     """
     if device not in ("cpu", "cuda", "mps"):
         raise SetupError(f"-device {device!r}: cpu, cuda or mps")
@@ -65,6 +69,7 @@ def low_label(
         test_cases=test_cases,
         pool_cases=pool_cases,
         leave_out=leave_out,
+        patient_pattern=patient_pattern,
         assignments=assignments or [],
         checkpoints=_named_files(checkpoints or []),
         workers=workers,

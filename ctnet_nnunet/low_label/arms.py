@@ -14,15 +14,25 @@ Network = Literal["unet", "identity", "ctnet"]
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A trainer and the weights of its pretext tasks."""
+    """A trainer, the weights of its pretext tasks, and changes to their options.
+
+    ``label`` tells pretrainings apart whose tasks are the same.
+    """
 
     trainer: str
     tasks: Mapping[str, float]
+    options: Mapping[str, float] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def name(self) -> str:
         """For plans and folders: letters, digits and underscores."""
-        return "_".join(task.replace("_", "") for task in self.tasks)
+        return self.label or "_".join(task.replace("_", "") for task in self.tasks)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.label or " + ".join(task.replace("_", " ") for task in self.tasks)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ def _pretrained(tasks: Mapping[str, float], trainer: str = "nnUNetTrainerCTNetPr
     return Pretraining(trainer, dict(tasks))
 
 
+def _planes(label: str, lines: float, location: float) -> Pretraining:
+    options = {"planes_lines": lines, "planes_location": location}
+    return Pretraining("nnUNetTrainerImagingPlanes", {"imaging_planes": 1.0}, options, label)
+
+
 VOLUME_FUSION = _pretrained({"volume_fusion": 1.0}, "nnUNetTrainerVolF")
 
 ARMS: dict[str, Arm] = {
@@ -74,6 +89,9 @@ ARMS: dict[str, Arm] = {
             "ctnet",
             pretraining=_pretrained({"rotation": 1.0, "masked_features": 1.0, "volume_fusion": 0.5}),
         ),
+        Arm("location", "unet", pretraining=_planes("location", 0.0, 1.0)),
+        Arm("lines", "unet", pretraining=_planes("lines", 1.0, 0.0)),
+        Arm("planes", "unet", pretraining=_planes("planes", 1.0, 1.0)),
         Arm("ctnet-full", "ctnet", all_labels=True),
     )
 }

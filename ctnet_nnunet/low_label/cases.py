@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,12 @@ def read_case_list(file: Path, what: str, known: Sequence[str]) -> list[str]:
 
 
 def split_cases(
-    known: Sequence[str], test: Sequence[str] | None, left_out: Sequence[str], pool: Sequence[str] | None, seed: int
+    known: Sequence[str],
+    test: Sequence[str] | None,
+    left_out: Sequence[str],
+    pool: Sequence[str] | None,
+    seed: int,
+    patient_pattern: str | None = None,
 ) -> tuple[list[str], list[str]]:
     """Pool and test cases, both sorted.
 
@@ -58,15 +64,18 @@ def split_cases(
         left_out: Cases to use nowhere.
         pool: The pool, or None for all that is left.
         seed: Of the drawing.
+        patient_pattern: Draw whole patients.
 
     Raises:
         DataError: If a test case is in the pool or among those left out, or one of the two would be empty.
     """
     usable = sorted(set(known) - set(left_out))
     if test is None:
-        count = max(1, round(TEST_SHARE * len(usable)))
         outside = [case for case in usable if pool is None or case not in pool]
-        test = np.random.RandomState(seed).permutation(outside)[:count].tolist()
+        patients = sorted({patient_of(case, patient_pattern) for case in outside})
+        count = max(1, round(TEST_SHARE * len({patient_of(case, patient_pattern) for case in usable})))
+        drawn = set(np.random.RandomState(seed).permutation(patients)[:count].tolist())
+        test = [case for case in outside if patient_of(case, patient_pattern) in drawn]
     if both := sorted(set(test) & set(left_out)):
         raise DataError(f"--test-cases and --leave-out both name {both[0]}; keep it in one")
     if pool is not None and (both := sorted(set(test) & set(pool))):
@@ -80,28 +89,78 @@ def split_cases(
     return chosen, sorted(test)
 
 
-def draw_cases(pool: Sequence[str], labels: Iterable[int], draws: int, seed: int) -> list[Draw]:
+def draw_cases(
+    pool: Sequence[str], labels: Iterable[int], draws: int, seed: int, patient_pattern: str | None = None
+) -> list[Draw]:
     """``draws`` different sets for each number of labels; the same seed gives the same sets, however many are asked.
+
+    With ``patient_pattern`` a label is a patient, who comes with all cases.
 
     Raises:
         DataError: If the pool has fewer cases than labels are asked, or fewer different sets than draws.
     """
+    units: dict[str, list[str]] = {}
+    for case in sorted(pool):
+        units.setdefault(patient_of(case, patient_pattern), []).append(case)
+    what = "labelled cases" if patient_pattern is None else "labelled patients"
     found = []
     for count in dict.fromkeys(labels):
-        if count > len(pool):
-            raise DataError(f"--labels {count}: the pool has {len(pool)} labelled cases; ask for fewer")
-        if draws > math.comb(len(pool), count):
+        if count > len(units):
+            raise DataError(f"--labels {count}: the pool has {len(units)} {what}; ask for fewer")
+        if draws > math.comb(len(units), count):
             raise DataError(
-                f"--draws {draws}: {len(pool)} cases give {math.comb(len(pool), count)} different draws of {count}"
+                f"--draws {draws}: {len(units)} {what} give {math.comb(len(units), count)} different draws of {count}"
             )
         random = np.random.RandomState([seed, count])
         seen: set[tuple[str, ...]] = set()
         while len(seen) < draws:
-            cases = tuple(sorted(random.permutation(sorted(pool))[:count].tolist()))
+            chosen = random.permutation(sorted(units))[:count].tolist()
+            cases = tuple(sorted(case for unit in chosen for case in units[unit]))
             if cases not in seen:
                 seen.add(cases)
                 found.append(Draw(count, len(seen), cases))
     return found
+
+
+def patient_of(case: str, pattern: str | None) -> str:
+    """The first group of ``pattern`` in a case's name; without a pattern every case is a patient of its own.
+
+    Raises:
+        SetupError: No regular expression with a group, or one that does not fit the case.
+    """
+    if pattern is None:
+        return case
+    try:
+        match = re.search(pattern, case)
+    except re.error as error:
+        raise SetupError(f"--patient-pattern {pattern!r}: is no regular expression ({error})") from None
+    if match is None or not match.re.groups:
+        raise SetupError(
+            f"--patient-pattern {pattern!r}: finds no group in the case {case}; put the patient in brackets"
+        )
+    return str(match[1])
+
+
+def refuse_shared_patients(pool: Sequence[str], test: Sequence[str], pattern: str | None) -> None:
+    """Raise DataError if a patient has cases in the pool and among the test cases."""
+    if pattern is None:
+        return
+    learned = {patient_of(case, pattern): case for case in pool}
+    for case in test:
+        if twin := learned.get(patient_of(case, pattern)):
+            raise DataError(
+                f"test case {case} and {twin} of the pool are of one patient; name whole patients in --test-cases"
+            )
+
+
+def refuse_test_studies(studies: Iterable[tuple[str, str]], test: Sequence[str]) -> None:
+    """Raise DataError if a study of imaging planes (name, group) was cut out of a test case."""
+    for name, group in studies:
+        if both := {name, group} & set(test):
+            raise DataError(
+                f"planes.json: the study {name} is of the test case {both.pop()}, and pretraining would see it; "
+                "convert the pool's volumes alone"
+            )
 
 
 def refuse_test_scans_among_unlabelled(

@@ -36,6 +36,7 @@ class Settings:
         seed: Of draws and trainings.
         pool: Cases that draws and pretraining take from.
         test: Cases that nothing learns from.
+        patient_pattern: What finds the patient in a case's name; draws are then of patients.
     """
 
     dataset: str
@@ -50,6 +51,7 @@ class Settings:
     seed: int
     pool: tuple[str, ...]
     test: tuple[str, ...]
+    patient_pattern: str | None = None
 
     def per_epoch(self, iterations: int) -> int:
         """Iterations of one epoch; the total is rounded up to whole epochs."""

@@ -124,7 +124,7 @@ def _block(
     length = {"epochs": settings.epochs, "iterations": settings.per_epoch(settings.pretrain_iterations)}
     changes["pretrain"] = {"val_iterations": 2, **settings.options.get("pretrain", {}), **length}
     if pretraining is not None:
-        changes["pretext"] = dict(pretraining.tasks)
+        changes |= {**pretraining.options, "pretext": dict(pretraining.tasks)}
     block = merged_block(base, changes)
     # A base plan may hold a length for volume fusion or imaging planes alone.
     for mode in ("volf", "planes"):

@@ -63,6 +63,7 @@ class Summaries:
             "CTNet preset": settings.preset,
             "Changed options": ", ".join(f"{k}={v}" for k, v in settings.options.items()) or "none",
             "Seed": str(settings.seed),
+            **({"Labels": f"whole patients ({settings.patient_pattern})"} if settings.patient_pattern else {}),
             "Time": f"{seconds / 3600:.1f} h of {done} trainings",
         }
         machine = provenance.machine()

@@ -18,7 +18,14 @@ from ctnet_nnunet.evaluation.provenance import usable_cores
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.folder_lock import folder_lock
 from ctnet_nnunet.low_label.arms import Arm, Selection, select
-from ctnet_nnunet.low_label.cases import draw_cases, read_case_list, refuse_test_scans_among_unlabelled, split_cases
+from ctnet_nnunet.low_label.cases import (
+    draw_cases,
+    read_case_list,
+    refuse_shared_patients,
+    refuse_test_scans_among_unlabelled,
+    refuse_test_studies,
+    split_cases,
+)
 from ctnet_nnunet.low_label.experiment import Experiment, Settings, open_experiment, plans_hash
 from ctnet_nnunet.low_label.figures import read_curves
 from ctnet_nnunet.low_label.plans import (
@@ -32,6 +39,8 @@ from ctnet_nnunet.low_label.report import Summaries, write_pages
 from ctnet_nnunet.low_label.runner import Runner, Tell
 from ctnet_nnunet.low_label.scores import read_rows, score_training, scored
 from ctnet_nnunet.low_label.trainings import RESULTS, Training, pretrainings, supervised
+from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
+from ctnet_nnunet.planes.sidecar import read_sidecar
 from ctnet_nnunet.process import Workplace, interruptible
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
 from ctnet_nnunet.unlabeled.target import Target, configuration_block, locate
@@ -58,6 +67,7 @@ class Request:
     test_cases: Path | None = None
     pool_cases: Path | None = None
     leave_out: Path | None = None
+    patient_pattern: str | None = None
     assignments: Sequence[str] = ()
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
@@ -93,7 +103,7 @@ def run_comparison(request: Request, tell: Tell) -> tuple[list[Path], dict[str, 
     with interruptible(), folder_lock(request.out) as lock:
         experiment = open_experiment(request.out, settings)
         selection = select(request.arms, _existing(request.checkpoints))
-        draws = draw_cases(settings.pool, request.labels, request.draws, settings.seed)
+        draws = draw_cases(settings.pool, request.labels, request.draws, settings.seed, settings.patient_pattern)
         _refuse_leaks(target, settings)
         _check_arms(target, configuration, settings, selection)
         experiment.add_draws(draws)
@@ -121,7 +131,7 @@ def _settings(request: Request, target: Target, configuration: Mapping[str, Any]
 
     left_out = listed(request.leave_out, "--leave-out") or []
     test, chosen = listed(request.test_cases, "--test-cases"), listed(request.pool_cases, "--pool-cases")
-    pool, test_cases = split_cases(known, test, left_out, chosen, request.seed)
+    pool, test_cases = split_cases(known, test, left_out, chosen, request.seed, request.patient_pattern)
     return Settings(
         dataset=target.dataset,
         configuration=request.configuration,
@@ -135,6 +145,7 @@ def _settings(request: Request, target: Target, configuration: Mapping[str, Any]
         seed=request.seed,
         pool=tuple(pool),
         test=tuple(test_cases),
+        patient_pattern=request.patient_pattern,
     )
 
 
@@ -145,6 +156,18 @@ def _existing(checkpoints: Mapping[str, str]) -> dict[str, str]:
 def _refuse_leaks(target: Target, settings: Settings) -> None:
     images = target.raw / "imagesTr"
     refuse_test_scans_among_unlabelled(target.images_un, images, settings.test, target.channels, target.file_ending)
+    refuse_shared_patients(settings.pool, settings.test, settings.patient_pattern)
+    sidecar = target.folder / PLANES_FILE
+    if sidecar.is_file():
+        # A study that holds a labelled case is drawn from where that case is in the pool, and only there.
+        labelled = {*settings.pool, *settings.test}
+        studies = read_sidecar(sidecar).studies.items()
+        cut_out = [
+            (name, study.group)
+            for name, study in studies
+            if not labelled & {case for stack in study.stacks.values() for case in stack.cases}
+        ]
+        refuse_test_studies(cut_out, settings.test)
 
 
 def _check_arms(target: Target, configuration: Mapping[str, Any], settings: Settings, selection: Selection) -> None:

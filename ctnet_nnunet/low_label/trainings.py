@@ -96,9 +96,8 @@ def _supervised(experiment: Experiment, arm: Arm, draw: Draw | None) -> Training
 
 def _pretraining(experiment: Experiment, network: Network, pretraining: Pretraining) -> Training:
     plans = pretraining_plans_name(network, pretraining)
-    tasks = " + ".join(task.replace("_", " ") for task in pretraining.tasks)
     folder = _folder(experiment, pretraining.trainer, plans, POOL_FOLD)
-    title = f"pretraining of {'CTNet' if network == 'ctnet' else 'the U-Net'}: {tasks}"
+    title = f"pretraining of {'CTNet' if network == 'ctnet' else 'the U-Net'}: {pretraining.title}"
     return Training(plans, title, pretraining.trainer, plans, POOL_FOLD, folder)
 
 

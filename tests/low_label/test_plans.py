@@ -69,7 +69,7 @@ def test_pretraining_has_its_own_length_and_the_arm_s_network() -> None:
             continue
         plans = pretraining_plans(BASE, CONFIGURATION, SETTINGS, arm.network, arm.pretraining)
         options = read_options(block_of(plans))
-        for mode in ("pretrain", "volf"):
+        for mode in ("pretrain", "volf", "planes"):
             schedule = options.schedule(mode)
             assert (schedule.epochs, schedule.iterations, schedule.seed) == (25, 12, 7)
         assert {task: weight for task, weight in options.pretext.items() if weight} == dict(arm.pretraining.tasks)
