@@ -32,5 +32,6 @@ setup(
         "ctnet_nnunet.inference": ["**/*.html"],
         "ctnet_nnunet.evaluation": ["**/*.html", "**/*.j2", "**/*.css"],
         "ctnet_nnunet.conversion": ["**/*.html"],
+        "ctnet_nnunet.inspection": ["**/*.html"],
     },
 )

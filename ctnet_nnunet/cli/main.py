@@ -7,7 +7,7 @@ import sys
 import typer
 
 import ctnet_nnunet
-from ctnet_nnunet.cli import benchmark, convert
+from ctnet_nnunet.cli import benchmark, convert, inspect
 from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
@@ -44,6 +44,7 @@ def _root(
 app.command("env")(env)
 app.command("doctor")(doctor)
 app.add_typer(convert.app, name="convert")
+app.add_typer(inspect.app, name="inspect")
 app.command("plan")(plan)
 app.command("transfer")(transfer)
 app.add_typer(benchmark.app, name="benchmark")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,7 @@ FILE_NAME = "planes.json"
 SEPARATOR = "__"
 MOST_DISAGREEMENT_MM = 0.05
 DEFAULT_HOSTS, DEFAULT_GUESTS, DEFAULT_SIGMA_MM = ("SAX",), ("2CH", "4CH"), 7.56
+SETTINGS = ("hosts", "guests", "sigma_mm", "guest_slice", "location_axis")
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _PARALLEL = math.cos(math.radians(1.0))
 
@@ -129,6 +130,11 @@ class Sidecar(_Model):
     def group_of(self, study: str) -> str:
         """What keeps studies on one side of a split."""
         return self.studies[study].group or study
+
+    def settings(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Hosts, guests, … as the ``planes_…`` options have them; where one is None, as the file has it."""
+        given = {name: options.get(f"planes_{name}") for name in SETTINGS}
+        return {name: getattr(self, name) if value is None else value for name, value in given.items()}
 
     def roles(self) -> list[str]:
         """All roles that any study has, sorted."""

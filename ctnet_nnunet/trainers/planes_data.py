@@ -44,9 +44,7 @@ class PlaneSettings:
     @staticmethod
     def resolve(sidecar: Sidecar, options: Mapping[str, Any]) -> PlaneSettings:
         """The options of the ``ctnet`` block, planes.json where one is None."""
-        names = ("hosts", "guests", "sigma_mm", "guest_slice", "location_axis")
-        given = {name: options.get(f"planes_{name}") for name in names}
-        return PlaneSettings(**{n: getattr(sidecar, n) if value is None else value for n, value in given.items()})
+        return PlaneSettings(**sidecar.settings(options))
 
     def options(self) -> dict[str, Any]:
         """As options of the task."""
