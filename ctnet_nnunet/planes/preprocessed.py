@@ -38,7 +38,7 @@ def preprocessed_planes(
     lower = [int(bounds[0]) for bounds in properties["bbox_used_for_cropping"]]
     before = [int(size) for size in properties["shape_after_cropping_and_before_resampling"]]
     if before[0] != shape[0]:
-        raise DataError(f"was resampled from {before[0]} to {shape[0]} slices; use a 2d configuration")
+        raise DataError(f"was resampled across slices, from {before[0]} to {shape[0]}; use a 2d configuration")
     down, along = before[1] / shape[1], before[2] / shape[2]
     corner = first + (lower[1] + 0.5 * down - 0.5) * steps[1] + (lower[2] + 0.5 * along - 0.5) * steps[2]
     return [_plane(corner + (lower[0] + k) * steps[0], steps, down, along) for k in range(shape[0])]

@@ -144,7 +144,9 @@ def _add(
         for stack in stacks.values():
             for case in stack.cases:
                 (partial / f"{case}_0000{FILE_ENDING}").unlink()
-        report.refused.setdefault(study.name, f"has no usable host ({', '.join(settings['hosts'])})")
+        empty = not study.stacks and not study.refused
+        reason = "holds no DICOM or NIfTI image" if empty else f"has no usable host ({', '.join(settings['hosts'])})"
+        report.refused.setdefault(study.name, reason)
         return
     reference = study.stacks[0].frame_of_reference
     entries[study.name] = Study(frame_of_reference=reference, group=study.group, stacks=stacks)
