@@ -78,12 +78,12 @@ class Model:
             -(-max(length, patch) // step) * step
             for length, patch, step in zip(image.shape[1:], self.patch_size, self.multiple, strict=True)
         ]
-        before = [(wanted - length) // 2 for wanted, length in zip(size, image.shape[1:], strict=True)]
+        top, left = ((wanted - length) // 2 for wanted, length in zip(size, image.shape[1:], strict=True))
+        rows, columns = slice(top, top + image.shape[1]), slice(left, left + image.shape[2])
         padded = torch.zeros((1, image.shape[0], *size))
-        part = tuple(slice(first, first + length) for first, length in zip(before, image.shape[1:], strict=True))
-        padded[(0, slice(None), *part)] = torch.from_numpy(image)
+        padded[0, :, rows, columns] = torch.from_numpy(image)
         heat, location = self.task.predict(self.network, padded)
-        cut = None if heat is None else heat[(0, slice(None), *part)].numpy()
+        cut = None if heat is None else heat[0, :, rows, columns].numpy()
         return cut, None if location is None else float(location[0])
 
 

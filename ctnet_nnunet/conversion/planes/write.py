@@ -141,8 +141,8 @@ def _add(
                 file.unlink(missing_ok=True)
             report.refused[f"{study.name}: {stack.source}"] = str(error).strip().splitlines()[-1]
     if not any(role in settings["hosts"] for role in stacks):
-        for stack in stacks.values():
-            for case in stack.cases:
+        for written in stacks.values():
+            for case in written.cases:
                 (partial / f"{case}_0000{FILE_ENDING}").unlink()
         empty = not study.stacks and not study.refused
         reason = "holds no DICOM or NIfTI image" if empty else f"has no usable host ({', '.join(settings['hosts'])})"
