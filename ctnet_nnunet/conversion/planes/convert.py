@@ -59,15 +59,11 @@ def convert_studies(source: Path, request: PlanesRequest) -> PlanesReport:
         raise DataError("--role: say which series or files are which view, for example --role sax=SAX --role 2ch=2CH")
     known = [item.role for item in patterns]
     guests = request.roles.guests or known
-    folders = _study_folders(source, request.study_pattern)
-    refused = {
-        name: f"holds {SEPARATOR}, which is reserved; rename the folder" for name in folders if SEPARATOR in name
-    }
+    folders, refused = _study_folders(source, request.study_pattern)
 
     def studies() -> Iterator[ReadStudy]:
         for name, files in folders.items():
-            if name not in refused:
-                yield _read(name, files, patterns, guests, request.max_voxels)
+            yield _read(name, files, patterns, guests, request.max_voxels)
 
     report = write_studies(dataset_folder(request.out), studies(), request.roles, known, request.force)
     report.refused |= refused
@@ -167,8 +163,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _study_folders(source: Path, pattern: str | None) -> dict[str, Path | list[Path]]:
-    """Study → its folder, or its files where a pattern sorts the images of one folder."""
+def _study_folders(source: Path, pattern: str | None) -> tuple[dict[str, Path | list[Path]], dict[str, str]]:
+    """Study → its folder, or its files where a pattern sorts the images of one folder; and the folders refused."""
     own = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
     if pattern is not None:
         compiled, grouped = _compiled(pattern), defaultdict[str, list[Path]](list)
@@ -177,13 +173,24 @@ def _study_folders(source: Path, pattern: str | None) -> dict[str, Path | list[P
                 grouped[case_name(match[1])].append(path)
         if not grouped:
             raise DataError(f"--study-pattern {pattern!r}: fits no image in {source}")
-        return dict(grouped)
-    folders = {case_name(path.name): path for path in sorted(source.iterdir()) if path.is_dir()}
+        return dict(grouped), {}
+    folders: dict[str, Path | list[Path]] = {}
+    refused: dict[str, str] = {}
+    for path in sorted(path for path in source.iterdir() if path.is_dir()):
+        name = case_name(path.name)
+        if SEPARATOR in path.name:
+            refused[path.name] = (
+                f"holds {SEPARATOR}, which is reserved between study, role and frame; rename the folder"
+            )
+        elif name in folders:
+            refused[path.name] = f"becomes the study {name!r} as another folder does; rename it"
+        else:
+            folders[name] = path
     if own and not folders:
-        return {case_name(source.resolve().name): source}
-    if not folders:
+        return {case_name(source.resolve().name): source}, refused
+    if not folders and not refused:
         raise DataError(f"{source}: holds no folder; give the folder with one folder for each study")
-    return dict(folders)
+    return folders, refused
 
 
 def _read(

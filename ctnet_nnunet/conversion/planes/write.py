@@ -140,7 +140,7 @@ def _add(
             for file in files:
                 file.unlink(missing_ok=True)
             report.refused[f"{study.name}: {stack.source}"] = str(error).strip().splitlines()[-1]
-    if not any(role in settings["hosts"] for role in stacks):
+    if not any(role in settings["hosts"] and stack.cases for role, stack in stacks.items()):
         for written in stacks.values():
             for case in written.cases:
                 (partial / f"{case}_0000{FILE_ENDING}").unlink()
