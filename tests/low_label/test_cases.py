@@ -108,3 +108,36 @@ def test_a_test_case_among_the_unlabelled_scans_is_found_by_name_and_by_content(
     (unlabelled / "a_0000.nii.gz").write_bytes(b"something else")
     with pytest.raises(DataError, match="is a test case"):
         refuse_test_scans_among_unlabelled(*check)
+
+
+PHASES = [f"p{patient}_{phase}" for patient in range(6) for phase in ("ed", "es")]
+PATTERN = r"(p\d+)_"
+
+
+def test_a_label_is_a_patient_with_all_scans() -> None:
+    for draw in draw_cases(PHASES, [1, 3], 4, 1, PATTERN):
+        patients = {case.split("_")[0] for case in draw.cases}
+        assert len(patients) == draw.labels
+        assert draw.cases == tuple(case for case in sorted(PHASES) if case.split("_")[0] in patients)
+    with pytest.raises(DataError, match="6 labelled patients"):
+        draw_cases(PHASES, [7], 1, 1, PATTERN)
+
+
+def test_test_patients_are_drawn_whole() -> None:
+    pool, test = split_cases(PHASES, None, [], None, 3, PATTERN)
+    assert not {case[:2] for case in pool} & {case[:2] for case in test}
+    assert len(test) == 2 and sorted(pool + test) == PHASES
+
+
+def test_a_patient_on_both_sides_and_a_study_of_a_test_case_are_refused() -> None:
+    with pytest.raises(DataError, match="p1_es and p1_ed"):
+        refuse_shared_patients(["p0_ed", "p1_ed"], ["p1_es"], PATTERN)
+    refuse_shared_patients(["p1_ed"], ["p1_es"], None)
+    with pytest.raises(DataError, match="study p1_es-r0 is of the test case p1_es"):
+        refuse_test_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"])
+
+
+@pytest.mark.parametrize(("pattern", "words"), [("(", "regular expression"), ("p", "brackets"), ("(q)", "brackets")])
+def test_a_pattern_that_finds_no_patient(pattern: str, words: str) -> None:
+    with pytest.raises(SetupError, match=words):
+        draw_cases(PHASES, [1], 1, 1, pattern)
