@@ -46,6 +46,7 @@ class Arm:
         pretraining: Before it, or None.
         all_labels: Trained once with every label of the pool, as a ceiling.
         weights: A user's own checkpoint to start from, in place of a pretraining.
+        semi_supervised: Reads the images, never the labels, of the pool's other cases while it trains.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Arm:
     pretraining: Pretraining | None = None
     all_labels: bool = False
     weights: str | None = None
+    semi_supervised: bool = False
 
     @property
     def plans(self) -> str:
@@ -70,7 +72,22 @@ def _planes(label: str, lines: float, location: float) -> Pretraining:
     return Pretraining("nnUNetTrainerImagingPlanes", {"imaging_planes": 1.0}, options, label)
 
 
+def _semi_supervised(network: Network, pretraining: Pretraining | None, suffix: str) -> list[Arm]:
+    """Reciprocal learning, the usual method beside it, and the same frame without unlabelled scans."""
+    trainers = {
+        "twin": "nnUNetTrainerSupervisedTwin",
+        "mean-teacher": "nnUNetTrainerMeanTeacher",
+        "reciprocal": "nnUNetTrainerReciprocal",
+    }
+    return [
+        Arm(f"{network}-{name}{suffix}", network, trainer, pretraining, semi_supervised=True)
+        for name, trainer in trainers.items()
+    ]
+
+
 VOLUME_FUSION = _pretrained({"volume_fusion": 1.0}, "nnUNetTrainerVolF")
+
+BOTH = _pretrained({"rotation": 1.0, "masked_features": 1.0})
 
 ARMS: dict[str, Arm] = {
     arm.name: arm
@@ -81,7 +98,7 @@ ARMS: dict[str, Arm] = {
         Arm("ctnet-identity", "identity"),
         Arm("ctnet+rotation", "ctnet", pretraining=_pretrained({"rotation": 1.0})),
         Arm("ctnet+masked", "ctnet", pretraining=_pretrained({"masked_features": 1.0})),
-        Arm("ctnet+ssl", "ctnet", pretraining=_pretrained({"rotation": 1.0, "masked_features": 1.0})),
+        Arm("ctnet+ssl", "ctnet", pretraining=BOTH),
         Arm("unet+volf", "unet", pretraining=VOLUME_FUSION),
         Arm("ctnet+volf", "ctnet", pretraining=VOLUME_FUSION),
         Arm(
@@ -93,6 +110,10 @@ ARMS: dict[str, Arm] = {
         Arm("lines", "unet", pretraining=_planes("lines", 1.0, 0.0)),
         Arm("planes", "unet", pretraining=_planes("planes", 1.0, 1.0)),
         Arm("ctnet-full", "ctnet", all_labels=True),
+        *_semi_supervised("unet", None, ""),
+        *_semi_supervised("unet", VOLUME_FUSION, "+volf"),
+        *_semi_supervised("ctnet", None, ""),
+        *_semi_supervised("ctnet", BOTH, "+ssl"),
     )
 }
 

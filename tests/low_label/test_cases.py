@@ -10,7 +10,9 @@ from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.low_label.cases import (
     draw_cases,
     read_case_list,
+    refuse_shared_patients,
     refuse_test_scans_among_unlabelled,
+    refuse_test_studies,
     split_cases,
 )
 
