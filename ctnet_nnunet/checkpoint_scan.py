@@ -31,7 +31,9 @@ ALLOWED = frozenset(
 """``module name`` of everything that a checkpoint may name."""
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
 # Tensors are persistent ids; these opcodes name or make objects in ways that torch does not write.
-_REFUSED = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "PUT", "GET", "MEMOIZE", "POP", "DUP"}
+_REFUSED = frozenset(
+    "STACK_GLOBAL INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 PERSID PUT GET MEMOIZE POP DUP".split()  # noqa: SIM905
+)
 
 _Opcode = tuple[pickletools.OpcodeInfo, Any, int | None]
 

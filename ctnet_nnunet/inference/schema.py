@@ -1,0 +1,286 @@
+"""What a model's JSON may say: every value that inference uses, typed and bounded, before anything is built of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    RootModel,
+    ValidationError,
+    model_validator,
+)
+
+from ctnet_nnunet.errors import CTNetError, DataError, PlanError
+
+MAX_JSON_BYTES = 32 * 2**20
+MAX_PATCH_VOXELS = 2**25
+"""320³: more than any GPU takes in one patch."""
+
+_Name = Annotated[str, Field(max_length=256)]
+_Text = Annotated[str, Field(max_length=65536)]
+_Size = Annotated[int, Field(strict=True, ge=1, le=16384)]
+_Millimetres = Annotated[float, Field(ge=1e-3, le=1e4, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Features = Annotated[int, Field(strict=True, ge=1, le=8192)]
+_Blocks = Annotated[int, Field(strict=True, ge=1, le=64)]
+_Stride = Annotated[int, Field(strict=True, ge=1, le=16)]
+_Kernel = Annotated[int, Field(strict=True, ge=1, le=31)]
+_Axes = Annotated[list[int], Field(min_length=3, max_length=3), AfterValidator(lambda axes: _permutation(axes))]
+_Simple = bool | int | _Finite | _Name | None
+_Arguments = Annotated[dict[_Name, _Simple], Field(max_length=32)]
+_Resampler = Literal["resample_data_or_seg_to_shape", "resample_torch_simple", "resample_torch_fornnunet"]
+_Normalization = Literal[
+    "ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"
+]
+FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl.gz", ".gipl", ".png", ".bmp", ".tif", ".tiff")
+
+
+def _permutation(axes: list[int]) -> list[int]:
+    if sorted(axes) != [0, 1, 2]:
+        raise ValueError("is no order of the axes 0, 1, 2")
+    return axes
+
+
+class _Read(BaseModel):
+    """What inference does not use is left out, unread."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class Transformer(_Read):
+    """Of a CTNet block."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Annotated[int, Field(strict=True, ge=0, le=16)]
+    embed_dim: _Features
+    depth: Annotated[int, Field(strict=True, ge=0, le=64)]
+    heads: Annotated[int, Field(strict=True, ge=1, le=256)]
+    mlp_ratio: Annotated[float, Field(gt=0, le=64)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    reference_grid: Annotated[int, Field(strict=True, ge=1, le=64)]
+    residual_scale: Annotated[float, Field(ge=0, le=100)] = 0.1
+
+
+class NetworkArguments(_Read):
+    """``arch_kwargs``; which names they may hold is decided by :mod:`ctnet_nnunet.architectures.from_plan`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _Simple | _Arguments]
+
+    n_stages: Annotated[int, Field(strict=True, ge=1, le=16)]
+    features_per_stage: list[_Features]
+    strides: list[list[_Stride] | _Stride]
+    kernel_sizes: list[list[_Kernel] | _Kernel]
+    n_conv_per_stage: list[_Blocks] | _Blocks = 1
+    n_blocks_per_stage: list[_Blocks] | _Blocks = 1
+    n_conv_per_stage_decoder: list[_Blocks] | _Blocks
+    transformer: Transformer | None = None
+
+    @model_validator(mode="after")
+    def _one_entry_a_stage(self) -> NetworkArguments:
+        for key in ("features_per_stage", "strides", "kernel_sizes"):
+            if len(getattr(self, key)) != self.n_stages:
+                raise ValueError(f"{key} has {len(getattr(self, key))} entries, n_stages is {self.n_stages}")
+        return self
+
+
+class Architecture(_Read):
+    """A configuration's ``architecture``."""
+
+    network_class_name: _Name
+    arch_kwargs: NetworkArguments
+    requires_import: Annotated[list[_Name], Field(alias="_kw_requires_import", max_length=16)] = []
+
+
+class Configuration(_Read):
+    """A plan's configuration, as far as inference needs it, with what it inherits."""
+
+    data_identifier: _Name = ""
+    preprocessor_name: Literal["DefaultPreprocessor"]
+    batch_size: Annotated[int, Field(strict=True, ge=1)] = 1
+    patch_size: Annotated[list[_Size], Field(min_length=2, max_length=3)]
+    spacing: Annotated[list[_Millimetres], Field(min_length=2, max_length=3)]
+    normalization_schemes: Annotated[list[_Normalization], Field(min_length=1, max_length=64)]
+    use_mask_for_norm: list[bool]
+    resampling_fn_data: _Resampler
+    resampling_fn_data_kwargs: _Arguments
+    resampling_fn_seg: _Resampler
+    resampling_fn_seg_kwargs: _Arguments
+    resampling_fn_probabilities: _Resampler
+    resampling_fn_probabilities_kwargs: _Arguments
+    architecture: Architecture
+    previous_stage: _Name | None = None
+    ctnet: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Configuration:
+        if math.prod(self.patch_size) > MAX_PATCH_VOXELS:
+            raise ValueError(f"patch_size {self.patch_size} has more than {MAX_PATCH_VOXELS} voxels")
+        if len(self.spacing) != len(self.patch_size):
+            raise ValueError(f"spacing has {len(self.spacing)} axes, patch_size {len(self.patch_size)}")
+        if len(self.use_mask_for_norm) != len(self.normalization_schemes):
+            raise ValueError("use_mask_for_norm and normalization_schemes are not one a channel each")
+        return self
+
+
+class Plans(_Read):
+    """plans.json with one configuration."""
+
+    dataset_name: _Name
+    plans_name: _Name
+    image_reader_writer: Literal[
+        "SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO"
+    ]  # fmt: skip
+    label_manager: Literal["LabelManager"] = "LabelManager"
+    transpose_forward: _Axes
+    transpose_backward: _Axes
+    foreground_intensity_properties_per_channel: dict[_Name, dict[_Name, _Finite]] = {}
+    configurations: Annotated[dict[_Name, Configuration], Field(min_length=1, max_length=1)]
+
+    @model_validator(mode="after")
+    def _there_and_back(self) -> Plans:
+        if [self.transpose_forward[axis] for axis in self.transpose_backward] != [0, 1, 2]:
+            raise ValueError("transpose_backward does not undo transpose_forward")
+        return self
+
+
+class Dataset(_Read):
+    """dataset.json, as far as inference needs it."""
+
+    channel_names: Annotated[dict[_Name, _Name], Field(min_length=1, max_length=64)]
+    labels: Annotated[dict[_Name, int | list[int]], Field(min_length=2, max_length=4096)]
+    file_ending: Literal[FILE_ENDINGS]  # type: ignore[valid-type] # a tuple of literals
+    regions_class_order: list[int] | None = None
+    name: _Text | None = None
+    description: _Text | None = None
+    reference: _Text | None = None
+    licence: _Text | None = None
+
+    @model_validator(mode="after")
+    def _labels(self) -> Dataset:
+        numbers = {n for value in self.labels.values() for n in ([value] if isinstance(value, int) else value)}
+        if self.labels.get("background") != 0:
+            raise ValueError("labels have no background of 0")
+        if sorted(numbers) != list(range(len(numbers))):
+            raise ValueError(f"labels are not 0 to {len(numbers) - 1} without a gap")
+        if sorted(self.channel_names) != sorted(str(index) for index in range(len(self.channel_names))):
+            raise ValueError("channel_names are not numbered from 0")
+        return self
+
+
+class DatasetFingerprint(_Read):
+    """What nnU-Net measured of the training cases: spacings in mm and sizes in voxels, one each a case."""
+
+    spacings: Annotated[list[list[_Millimetres]], Field(max_length=100_000)]
+    shapes_after_crop: Annotated[list[list[_Size]], Field(max_length=100_000)]
+    median_relative_size_after_cropping: _Finite = 1.0
+    foreground_intensity_properties_per_channel: dict[_Name, dict[_Name, _Finite]] = {}
+
+
+class ReferenceVolumes(RootModel[dict[_Name, JsonValue]]):
+    """The training cases' volumes; who shows them judges what they say."""
+
+
+_Kind = TypeVar("_Kind", bound=BaseModel)
+
+
+def checked(kind: type[_Kind], content: object, where: str, error: type[CTNetError] = PlanError) -> _Kind:
+    """``content`` as ``kind``.
+
+    Raises:
+        CTNetError: Of the given type; one line with the file, the key and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        steps = [str(part) for part in first["loc"] if not str(part)[:1].isupper()]
+        key = ".".join(step for step in steps if "[" not in step)
+        reason = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (found {_short(first['input'])})"
+        told = f"{key}: " if key else ""
+        raise error(f"{where}: {told}{reason[:1].lower()}{reason[1:]}{given}; take the model again") from None
+    except RecursionError:
+        raise error(f"{where}: is nested too deep; take the model again") from None
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        text = type(value).__name__
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def merged_configuration(plans: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A configuration over what it inherits, as nnU-Net merges them.
+
+    Raises:
+        PlanError: If a parent is missing, no table, or inherits from its child.
+    """
+    configurations, chain = plans["configurations"], [name]
+    while True:
+        block = configurations.get(chain[-1]) if isinstance(chain[-1], str) else None
+        if not isinstance(block, Mapping):
+            raise PlanError(f"{where}: configuration {_short(chain[-1])} is missing or no table; take the model again")
+        parent = block.get("inherits_from")
+        if parent is None:
+            break
+        if parent in chain:
+            raise PlanError(f"{where}: configuration {parent} inherits from itself; take the model again")
+        chain.append(parent)
+    merged = {key: value for link in reversed(chain) for key, value in configurations[link].items()}
+    merged.pop("inherits_from", None)
+    return merged
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of limited size.
+
+    Raises:
+        DataError: If the file is missing, too large, no JSON, or no object.
+    """
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(f"{file}: is larger than {MAX_JSON_BYTES >> 20} MB, which no model's JSON is")
+        return parse_json(file.read_bytes(), str(file))
+    except OSError:
+        raise DataError(f"{file}: missing; give the model's folder with -m (it holds plans.json and fold_X)") from None
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """Bytes as a JSON object; ``where`` names them in the errors.
+
+    Raises:
+        DataError: If they are none, name a key twice or are nested too deep.
+    """
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except RecursionError:
+        raise DataError(f"{where}: is nested too deep; take the model again") from None
+    except ValueError as error:
+        raise DataError(f"{where}: no valid JSON ({str(error)[:200]}); take the model again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: holds no JSON object; take the model again")
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers may take different ones of two equal keys."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = sorted(key for key, _ in pairs)
+        twice = next(a for a, b in pairwise(keys) if a == b)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return table
