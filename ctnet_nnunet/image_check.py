@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Largest accepted number of voxels in one file (4 GiB as float32).
 MAX_VOXELS = 1024**3
+_BOMB_BYTES, _BOMB_RATIO = 256 * 2**20, 200
+"""Scans with noise compress 2 to 4 times, skull-stripped ones to 50 times."""
 _ORTHONORMAL_TOLERANCE = 1e-3
 _GIPL_HEADER_BYTES = 256
 
@@ -56,8 +58,14 @@ def check_image_file(path: Path, *, voxels: bool = False, max_voxels: int = MAX_
     """
     header = read_image_header(path, max_voxels)
     if voxels:
-        check_integrity(path)
-        check_voxels(_read_voxels(path), str(path))
+        _refuse_bomb(path, header)
+        if nifti_check.is_nifti(path):  # as a stream: a scan that is refused never lies in memory
+            low, high = nifti_check.check_stream(path, nifti_check.read_promise(path))
+            if low == high:
+                raise DataError(_all_equal(str(path), low))
+        else:
+            check_integrity(path)
+            check_voxels(_read_voxels(path), str(path))
     return header
 
 
@@ -111,7 +119,21 @@ def check_voxels(array: np.ndarray, name: str) -> None:
         bad = int(array.size - np.isfinite(array).sum())
         raise DataError(f"{name}: {bad} of {array.size} voxels are NaN or infinite; repair or remove the scan")
     if low == high:
-        raise DataError(f"{name}: all voxels are {low:g}; remove the scan")
+        raise DataError(_all_equal(name, low))
+
+
+def _all_equal(name: str, value: float) -> str:
+    return f"{name}: all voxels are {value:g}; remove the scan"
+
+
+def _refuse_bomb(path: Path, header: ImageHeader) -> None:
+    """A scan has noise, so it never shrinks as far as a file that is made to fill the memory."""
+    promised = math.prod(header.size) * header.components * header.voxel_bytes
+    ratio = promised / path.stat().st_size
+    if promised > _BOMB_BYTES and ratio > _BOMB_RATIO:
+        raise DataError(
+            f"{path}: unpacks to {ratio:.0f} times its size ({promised >> 20} MB), which no scan does; export it again"
+        )
 
 
 def _check_size(path: Path, size: tuple[int, ...], max_voxels: int) -> None:

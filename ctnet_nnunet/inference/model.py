@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ctnet_nnunet.architectures.from_plan import as_ctnet, network_from_plan
 from ctnet_nnunet.checkpoints import compare_weights
 from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
+from ctnet_nnunet.image_check import MAX_VOXELS
 from ctnet_nnunet.inference.bundle import read_bundle
 from ctnet_nnunet.inference.contents import Contents
 from ctnet_nnunet.inference.model_folder import read_folder
@@ -58,6 +60,30 @@ class Model:
     @property
     def file_ending(self) -> str:
         return str(self.dataset_json["file_ending"])
+
+    def check_resampled(self, size: Sequence[int], spacing: Sequence[float], file: Path) -> None:
+        """Refuse a scan that its own and the plan's spacing would blow up.
+
+        Args:
+            size, spacing: Of the scan, in voxels and mm, in any order of axes.
+            file: Named in the error.
+
+        Raises:
+            DataError: If it would have more than :data:`MAX_VOXELS` voxels behind resampling.
+        """
+        planned = [float(value) for value in self.configuration.spacing]
+        # The product does not depend on the order of axes. A 2d plan leaves one axis as it is: this is its upper bound.
+        given = sorted(spacing)[-len(planned) :]
+        voxels = math.prod(size) * math.prod(given) / math.prod(planned)
+        if voxels > MAX_VOXELS:
+            raise DataError(
+                f"{file}: resampled from {_mm(spacing)} to the plan's {_mm(planned)} it has {voxels:.2g} voxels, "
+                f"above the limit of {MAX_VOXELS}; check its spacing"
+            )
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " × ".join(f"{size:.3g}" for size in spacing) + " mm"
 
 
 def load_model(source: Path, folds: Sequence[str] | None = None) -> Model:

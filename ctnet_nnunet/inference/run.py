@@ -78,7 +78,7 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
     cases, failures = find_cases(request.source, model.channels, model.file_ending)
     _refuse_existing(request, [f"{case.name}{model.file_ending}" for case in cases])
     batch = Batch(structures_from_labels(model.dataset_json["labels"]), failures=failures)
-    _make_folder(request.out)
+    _require_writable(request.out)
     ensemble = Ensemble(model, device, request.speed, progress.passed)
     started = datetime.now().astimezone()
     for number, case in enumerate(cases, start=1):
@@ -108,6 +108,7 @@ def _predict_case(
     headers = [check_image_file(file, voxels=True) for file in case.files]
     if any(not header.same_grid(headers[0]) for header in headers[1:]):
         raise DataError(f"{case.files[0]}: the channels lie on different grids; resample them to one")
+    model.check_resampled(headers[0].size, headers[0].spacing, case.files[0])
     warnings = _warnings(headers[0].spacing, model)
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
@@ -115,6 +116,7 @@ def _predict_case(
     progress.case(*place, case.name, ensemble.cost(image))
     prediction = ensemble.predict(image, properties)
     target = out / f"{case.name}{model.file_ending}"
+    _make_folder(out)  # not before: of a batch that fails as a whole nothing is left
     _write_labels(model, prediction.labels, properties, target)
     spacing = [float(size) for size in properties["spacing"]]
     batch.measurements[case.name] = measure(case.name, prediction, batch.structures, spacing)
@@ -174,13 +176,19 @@ def _refuse_existing(request: Request, names: list[str]) -> None:
         raise SetupError(f"{request.out / there[0]}: exists already ({len(there)} such); choose another -o, or --force")
 
 
+def _require_writable(folder: Path) -> None:
+    """Before the work: the folder, or the one in which it would be made, takes files."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "cannot be written to" if there.is_dir() else "is no folder"
+        raise SetupError(f"{there}: {what}; choose another -o")
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(f"{folder}: cannot be made ({error.strerror}); choose another -o") from None
-    if not os.access(folder, os.W_OK):
-        raise SetupError(f"{folder}: cannot be written to; choose another -o")
 
 
 def _device(name: str) -> torch.device:
