@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctnet_nnunet import nifti_check
+from ctnet_nnunet import nifti_check, text_header_check
 from ctnet_nnunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class ImageHeader:
     direction: tuple[float, ...]
     components: int
     voxel_bytes: int
+
+    @property
+    def promised_bytes(self) -> int:
+        """What the voxels take, uncompressed."""
+        return math.prod(self.size) * self.components * self.voxel_bytes
 
     def same_grid(self, other: ImageHeader, tolerance: float = 1e-3) -> bool:
         """True when both lie on the same voxels: equal size, the rest within ``tolerance`` (mm or cosine)."""
@@ -84,6 +89,8 @@ def read_image_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
         _check_size(path, nifti_check.read_promise(path).size, max_voxels)
     header = _itk_header(path)
     _check_size(path, header.size, max_voxels)
+    if text_header_check.has_text_header(path):
+        text_header_check.check_text_header(path, header.promised_bytes)
     if not all(math.isfinite(s) and s > 0 for s in header.spacing):
         raise DataError(f"{path}: the header declares the spacing {header.spacing} mm; spacing must be positive")
     if not all(math.isfinite(o) for o in header.origin) or not is_orthonormal(header.direction):
@@ -128,7 +135,7 @@ def _all_equal(name: str, value: float) -> str:
 
 def _refuse_bomb(path: Path, header: ImageHeader) -> None:
     """A scan has noise, so it never shrinks as far as a file that is made to fill the memory."""
-    promised = math.prod(header.size) * header.components * header.voxel_bytes
+    promised = header.promised_bytes
     ratio = promised / path.stat().st_size
     if promised > _BOMB_BYTES and ratio > _BOMB_RATIO:
         raise DataError(

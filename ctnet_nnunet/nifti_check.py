@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 _HEADER_BYTES = 544  # the larger of NIfTI-1 (348) and NIfTI-2 (540), with the extension flag
 _BLOCK = 1 << 20
+_FLOAT32_MAX = 3.4e38
 # The best that deflate can do is 1032 : 1; a file that promises more cannot hold it.
 _DEFLATE_LIMIT = 1032
 
@@ -102,7 +103,7 @@ def check_stream(path: Path, promise: NiftiPromise) -> tuple[float, float]:
         voxels = math.prod(promise.size)
         raise DataError(f"{path}: {bad} of {voxels} voxels are NaN or infinite; repair or remove the scan")
     ends = [promise.slope * value + promise.intercept for value in extremes]
-    if not all(map(math.isfinite, ends)):
+    if max(map(abs, ends)) > _FLOAT32_MAX:
         raise DataError(
             f"{path}: the header scales the voxels beyond any number (slope {promise.slope}); export it again"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ class Header:
         """Why a slice-by-slice reader cannot read it; empty where it can."""
         if "MOSAIC" in self.text("ImageType").upper():
             return "a Siemens mosaic"
-        if (self.numbers("NumberOfFrames", 1) or (1.0,))[0] > 1 or self.numbers("ImagePositionPatient", 3) is None:
+        # A slice without a position is no such file: dcm2niix would place it anywhere, and say nothing.
+        if (self.numbers("NumberOfFrames", 1) or (1.0,))[0] > 1 or "Enhanced" in UID(self.text("SOPClassUID")).name:
             return "a multi-frame (enhanced) file"
         return ""
 
@@ -81,8 +83,10 @@ def read_header(path: Path) -> Header | None:
         DataError: a DICOM image that is damaged, cut off or in colour.
     """
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        values = {keyword: dataset.get(keyword) for keyword in _TAGS if keyword in dataset}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is not to the standard: judged below, where it matters
+            dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            values = {keyword: dataset.get(keyword) for keyword in _TAGS if keyword in dataset}
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))).name
     except InvalidDicomError:

@@ -23,6 +23,8 @@ from ctnet_nnunet.inference.model_folder import read_folder
 from ctnet_nnunet.inference.schema import Dataset, Plans, Transformer, checked, merged_configuration
 from ctnet_nnunet.planning.options import read_options
 
+_CT_INTENSITIES = {"mean", "std", "percentile_00_5", "percentile_99_5"}
+
 
 @dataclass
 class Model:
@@ -107,7 +109,7 @@ def load_model(source: Path, folds: Sequence[str] | None = None) -> Model:
         heads = manager.get_label_manager(dataset_json).num_segmentation_heads
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
         raise PlanError(f"{source}: plans.json or dataset.json cannot be used ({error!r}); copy it again") from None
-    _check_together(contents, configuration, dataset)
+    _check_together(contents, manager, configuration, dataset)
     network = _network(contents, configuration.configuration, channels, heads)
     for name, weights in zip(contents.names, contents.weights, strict=True):
         _check_fits(network, weights, name)
@@ -135,16 +137,30 @@ def _checked_plans(contents: Contents) -> dict[str, Any]:
     if merged.get("previous_stage") is not None:
         raise PlanError(f"{where}: a cascade's second stage; predict it with nnUNetv2_predict")
     reduced = {**contents.plans, "configurations": {contents.configuration: merged}}
-    return checked(Plans, reduced, where).model_dump(by_alias=True, exclude_unset=True)
+    plans = checked(Plans, reduced, where).model_dump(by_alias=True, exclude_unset=True)
+    # nnU-Net asks for each channel's intensities, though most ways of normalising use none.
+    known = plans.get("foreground_intensity_properties_per_channel", {})
+    plans["foreground_intensity_properties_per_channel"] = {
+        str(index): known.get(str(index), {}) for index in range(len(merged["normalization_schemes"]))
+    }
+    return plans
 
 
-def _check_together(contents: Contents, configuration: ConfigurationManager, dataset: Dataset) -> None:
+def _check_together(
+    contents: Contents, manager: PlansManager, configuration: ConfigurationManager, dataset: Dataset
+) -> None:
+    intensities = manager.foreground_intensity_properties_per_channel
     where, channels = f"{contents.where}plans.json", len(dataset.channel_names)
     if len(configuration.normalization_schemes) != channels:
         raise PlanError(
             f"{where}: normalises {len(configuration.normalization_schemes)} channels, dataset.json has {channels}; "
             "take the model again"
         )
+    for index, scheme in enumerate(configuration.normalization_schemes):
+        if scheme == "CTNormalization" and not set(intensities[str(index)]) >= _CT_INTENSITIES:
+            raise PlanError(
+                f"{where}: lacks the intensities with which channel {index} is normalised; take the model again"
+            )
     axes = contents.mirror_axes
     if axes and (len(set(axes)) != len(axes) or not set(axes) <= set(range(len(configuration.patch_size)))):
         raise CheckpointError(
@@ -162,7 +178,16 @@ def _network(contents: Contents, configuration: Mapping[str, Any], channels: int
     options = read_options(configuration.get("ctnet"), f"{contents.where}plans.json").transformer_options()
     if options is not None:
         checked(Transformer, {"stage": 0, **asdict(options)}, f"{contents.where}plans.json: ctnet.transformer")
-    candidates = [architecture, as_ctnet(architecture, patch, options)]
+    try:
+        return _fitting_network(contents, architecture, as_ctnet(architecture, patch, options), channels, heads)
+    except PlanError as error:
+        raise PlanError(f"{contents.where}plans.json: {str(error).removeprefix('plan: ')}") from None
+
+
+def _fitting_network(
+    contents: Contents, plain: Mapping[str, Any], translated: Mapping[str, Any], channels: int, heads: int
+) -> nn.Module:
+    candidates = [plain, translated]
     for candidate in candidates:
         with torch.device("meta"):
             network = network_from_plan(candidate, channels, heads, False)

@@ -37,11 +37,19 @@ _Stride = Annotated[int, Field(strict=True, ge=1, le=16)]
 _Kernel = Annotated[int, Field(strict=True, ge=1, le=31)]
 _Axes = Annotated[list[int], Field(min_length=3, max_length=3), AfterValidator(lambda axes: _permutation(axes))]
 _Simple = bool | int | _Finite | _Name | None
-_Arguments = Annotated[dict[_Name, _Simple], Field(max_length=32)]
+_Order = Annotated[int, Field(strict=True, ge=0, le=5)]
 _Resampler = Literal["resample_data_or_seg_to_shape", "resample_torch_simple", "resample_torch_fornnunet"]
 _Normalization = Literal[
     "ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"
 ]
+_RESAMPLER_OPTIONS = {
+    "resample_data_or_seg_to_shape": {"order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"},
+    "resample_torch_simple": {"num_threads", "memefficient_seg_resampling", "mode"},
+    "resample_torch_fornnunet": {
+        *("num_threads", "memefficient_seg_resampling", "force_separate_z", "separate_z_anisotropy_threshold"),
+        *("mode", "aniso_axis_mode"),
+    },
+}
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl.gz", ".gipl", ".png", ".bmp", ".tif", ".tiff")
 
 
@@ -72,11 +80,52 @@ class Transformer(_Read):
     residual_scale: Annotated[float, Field(ge=0, le=100)] = 0.1
 
 
+class _Options(_Read):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NormOptions(_Options):
+    """``norm_op_kwargs``."""
+
+    eps: Annotated[float, Field(strict=True, gt=0, lt=1)] = 1e-5
+    affine: bool = True
+    momentum: Annotated[float, Field(ge=0, le=1)] | None = None
+    track_running_stats: bool = False
+
+
+class DropoutOptions(_Options):
+    """``dropout_op_kwargs``."""
+
+    p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    inplace: bool = False
+
+
+class NonlinOptions(_Options):
+    """``nonlin_kwargs``."""
+
+    inplace: bool = False
+    negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class ResamplingOptions(_Options):
+    """Arguments of nnU-Net's resampling functions, of which each takes some."""
+
+    is_seg: bool = False
+    order: _Order = 1
+    order_z: _Order = 0
+    force_separate_z: bool | None = None
+    separate_z_anisotropy_threshold: Annotated[float, Field(ge=1, le=1e4)] = 3.0
+    memefficient_seg_resampling: bool = False
+    num_threads: Annotated[int, Field(strict=True, ge=1, le=256)] = 4
+    mode: Literal["linear", "nearest", "nearest-exact"] = "linear"
+    aniso_axis_mode: Literal["linear", "nearest", "nearest-exact"] = "nearest-exact"
+
+
 class NetworkArguments(_Read):
     """``arch_kwargs``; which names they may hold is decided by :mod:`ctnet_nnunet.architectures.from_plan`."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, _Simple | _Arguments]
+    __pydantic_extra__: dict[str, _Simple]
 
     n_stages: Annotated[int, Field(strict=True, ge=1, le=16)]
     features_per_stage: list[_Features]
@@ -85,6 +134,13 @@ class NetworkArguments(_Read):
     n_conv_per_stage: list[_Blocks] | _Blocks = 1
     n_blocks_per_stage: list[_Blocks] | _Blocks = 1
     n_conv_per_stage_decoder: list[_Blocks] | _Blocks
+    conv_op: _Name
+    norm_op: _Name | None = None
+    norm_op_kwargs: NormOptions | None = None
+    dropout_op: _Name | None = None
+    dropout_op_kwargs: DropoutOptions | None = None
+    nonlin: _Name | None = None
+    nonlin_kwargs: NonlinOptions | None = None
     transformer: Transformer | None = None
 
     @model_validator(mode="after")
@@ -114,11 +170,11 @@ class Configuration(_Read):
     normalization_schemes: Annotated[list[_Normalization], Field(min_length=1, max_length=64)]
     use_mask_for_norm: list[bool]
     resampling_fn_data: _Resampler
-    resampling_fn_data_kwargs: _Arguments
+    resampling_fn_data_kwargs: ResamplingOptions
     resampling_fn_seg: _Resampler
-    resampling_fn_seg_kwargs: _Arguments
+    resampling_fn_seg_kwargs: ResamplingOptions
     resampling_fn_probabilities: _Resampler
-    resampling_fn_probabilities_kwargs: _Arguments
+    resampling_fn_probabilities_kwargs: ResamplingOptions
     architecture: Architecture
     previous_stage: _Name | None = None
     ctnet: dict[str, Any] | None = None
@@ -131,7 +187,26 @@ class Configuration(_Read):
             raise ValueError(f"spacing has {len(self.spacing)} axes, patch_size {len(self.patch_size)}")
         if len(self.use_mask_for_norm) != len(self.normalization_schemes):
             raise ValueError("use_mask_for_norm and normalization_schemes are not one a channel each")
+        for part in ("data", "seg", "probabilities"):
+            _check_resampler(getattr(self, f"resampling_fn_{part}"), getattr(self, f"resampling_fn_{part}_kwargs"))
+        _check_axes(self.architecture.arch_kwargs, len(self.patch_size))
         return self
+
+
+def _check_resampler(function: str, options: ResamplingOptions) -> None:
+    if foreign := options.model_fields_set - _RESAMPLER_OPTIONS[function] - {"is_seg"}:
+        raise ValueError(f"{function} takes no {sorted(foreign)[0]}")
+
+
+def _check_axes(arguments: NetworkArguments, axes: int) -> None:
+    """Operators, strides and kernels must have the patch's number of axes."""
+    for key in ("conv_op", "norm_op", "dropout_op"):
+        name = getattr(arguments, key)
+        if name is not None and not name.endswith(f"{axes}d"):
+            raise ValueError(f"architecture.arch_kwargs.{key} {name} is not for {axes} axes")
+    for key in ("strides", "kernel_sizes"):
+        if any(isinstance(row, list) and len(row) != axes for row in getattr(arguments, key)):
+            raise ValueError(f"architecture.arch_kwargs.{key} are not for {axes} axes")
 
 
 class Plans(_Read):
