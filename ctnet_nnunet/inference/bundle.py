@@ -20,8 +20,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from ctnet_nnunet.errors import CheckpointError
+from ctnet_nnunet.inference.checked_json import MAX_JSON_BYTES, checked, parse_json
 from ctnet_nnunet.inference.contents import EXTRAS, Contents
-from ctnet_nnunet.inference.schema import MAX_JSON_BYTES, checked, parse_json
 
 FORMAT = "ctnet_nnunet model bundle"
 VERSION = 1

@@ -99,4 +99,5 @@ def _stored_once(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    # Keys keep their order: that of the labels is the order of a region-based network's outputs.
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

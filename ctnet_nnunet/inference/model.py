@@ -18,9 +18,10 @@ from ctnet_nnunet.checkpoints import compare_weights
 from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
 from ctnet_nnunet.image_check import MAX_VOXELS
 from ctnet_nnunet.inference.bundle import read_bundle
+from ctnet_nnunet.inference.checked_json import checked, merged_configuration
 from ctnet_nnunet.inference.contents import Contents
 from ctnet_nnunet.inference.model_folder import read_folder
-from ctnet_nnunet.inference.schema import Dataset, Plans, Transformer, checked, merged_configuration
+from ctnet_nnunet.inference.schema import Dataset, Plans, Transformer
 from ctnet_nnunet.planning.options import read_options
 
 _CT_INTENSITIES = {"mean", "std", "percentile_00_5", "percentile_99_5"}

@@ -10,8 +10,8 @@ from typing import Any
 from ctnet_nnunet.checkpoints import read_checkpoint
 from ctnet_nnunet.errors import CheckpointError, DataError
 from ctnet_nnunet.files import sha256
+from ctnet_nnunet.inference.checked_json import checked, read_json
 from ctnet_nnunet.inference.contents import EXTRAS, Contents, checked_axes, checked_name, checked_weights
-from ctnet_nnunet.inference.schema import checked, read_json
 
 CHECKPOINT = "checkpoint_final.pth"
 

@@ -39,7 +39,8 @@ What `ctnet` says of files that are broken or made to harm. `tests/bad_files/gen
 refuses every case leaves a hidden page with the reasons). This page is written by
 `python -m tests.bad_files.generate --docs`, and the same test holds it to what the command says.
 
-Scans, models and bundles are those of `ctnet predict`, series those of `ctnet convert dicom`. File names are shortened.
+Scans, models and bundles are those of `ctnet predict`, series those of `ctnet convert dicom`. File names are
+shortened, and "no case could be predicted; the first, NAME" and "refused NAME" are left out.
 """
 
 
@@ -80,6 +81,8 @@ def run_corpus(folder: Path, timeout: float = 600.0) -> dict[str, dict[str, Any]
 def shortened(text: str, folder: str, root: str) -> str:
     """A message without the corpus' own folder and without numbers that differ from run to run."""
     text = text.replace("ctnet: error: ", "").replace(f"{folder}/", "").replace(f"{root}/good/", "").strip()
+    text = re.sub(r"^no case could be predicted; the first, [^:]*: ", "", text)
+    text = re.sub(r"^ctnet: refused [^:]*: ", "", text)
     return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
 
 

@@ -75,6 +75,15 @@ def test_a_bundle_holds_what_the_folder_held(model_folder: Path, bundle: Path) -
         load_model(bundle, ["7"])
 
 
+def test_labels_keep_their_order(model_folder: Path, tmp_path: Path) -> None:
+    """A region-based network's outputs are in the order of dataset.json's labels."""
+    dataset = json.loads((model_folder / "dataset.json").read_text())
+    dataset["labels"] = {"background": 0, "z": 1, "a": 2}
+    (model_folder / "dataset.json").write_text(json.dumps(dataset))
+    export_model(model_folder, tmp_path / "model.ctnet")
+    assert list(load_model(tmp_path / "model.ctnet").dataset_json["labels"]) == ["background", "z", "a"]
+
+
 def test_tensors_of_two_names_are_stored_once(bundle: Path) -> None:
     stored = sum(value.nbytes for value in {v.data_ptr(): v for v in load_model(bundle).weights[0].values()}.values())
     assert len(read(bundle)["fold_0.safetensors"]) < 1.2 * stored
