@@ -23,4 +23,4 @@ def export(
 
     written = export_model(model, output, folds, force)
     typer.echo(f"{written.trainer}, {written.configuration_name}, folds {', '.join(written.folds)}")
-    typer.echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB), SHA-256 {sha256(output)}")
+    typer.echo(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB), SHA-256 {sha256(output)}")
