@@ -15,8 +15,8 @@ from pydicom.uid import UID
 from ctnet_nnunet.errors import DataError
 
 _TAGS = (
-    "SOPClassUID", "ImageType", "SeriesInstanceUID", "SeriesDescription", "ProtocolName", "PatientID",
-    "InstitutionName", "Modality", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames",
+    "SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription",
+    "ProtocolName", "PatientID", "InstitutionName", "Modality", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames",
     "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope",
     "RescaleIntercept", "EchoTime", "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber",
