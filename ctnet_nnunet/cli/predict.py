@@ -51,7 +51,9 @@ class Lines:
 
 
 def predict(
-    source: Annotated[Path, typer.Option("-i", help="A scan, or a folder of scans (nnU-Net's naming or any).")],
+    source: Annotated[
+        Path, typer.Option("-i", help="A scan, a folder of scans, a DICOM folder, a BIDS dataset, or a zip.")
+    ],
     out: Annotated[Path, typer.Option("-o", help="Folder for label maps, volumes.csv, run.json, reports.")],
     model: Annotated[Path, typer.Option("-m", help="A model's folder: …/TRAINER__PLANS__CONFIGURATION.")],
     folds: Annotated[list[str] | None, typer.Option("-f", help="Folds; all that are trained by default.")] = None,
@@ -59,6 +61,10 @@ def predict(
     report: Annotated[bool, typer.Option("--report", help="A page for each scan and one for the batch.")] = False,
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
     force: Annotated[bool, typer.Option(help="Write over earlier label maps.")] = False,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=REGEX on DICOM series' descriptions, NAME=SUFFIX in BIDS; once a channel."),
+    ] = None,
 ) -> None:
     """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
     require_supported_nnunet()
@@ -66,7 +72,7 @@ def predict(
         raise SetupError(f"--speed {speed}: one of {', '.join(SPEEDS)}")
     from ctnet_nnunet.inference.run import Request, predict_scans
 
-    request = Request(source, out, model, folds, speed, device, report, force)
+    request = Request(source, out, model, folds, speed, device, report, force, channel or [])
     batch = predict_scans(request, Lines())
     for case, items in batch.measurements.items():
         flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]

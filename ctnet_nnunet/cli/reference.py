@@ -37,7 +37,7 @@ def reference(
 
 def _label_maps(name: str) -> Path:
     """nnU-Net's copy of the dataset's label maps."""
-    root = os.environ.get("nnUNet_preprocessed")
+    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 (nnU-Net's spelling)
     if not root or not name or Path(name).name != name:
         raise SetupError("nnUNet_preprocessed is not set: name the folder of the training label maps with --labels")
     return Path(root) / name / "gt_segmentations"

@@ -13,6 +13,8 @@ from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.inference.inputs_zip import is_zip, unpack
 
 _CHANNEL = re.compile(r"_(\d{4})$")
+UNPACKED = "zip"
+"""The folder of a workspace that takes what a zip holds."""
 _DICOM_FILE = re.compile(r"\.(dcm|ima|dicom)$", re.IGNORECASE)
 
 
@@ -83,16 +85,31 @@ def find_cases(source: Path, wanted: Wanted, workspace: Path) -> Found:
     Raises:
         DataError: There is nothing to predict, or the choice of channels is unusable.
     """
+    if not is_zip(source):
+        return _find(source, source.resolve().name, wanted)
+    folder = workspace / UNPACKED
+    folder.mkdir()
+    try:
+        found = _find(unpack(source, folder), source.stem, wanted)
+    except DataError as error:
+        raise DataError(in_zip(str(error), source, workspace)) from None
+    found.failures = {name: in_zip(reason, source, workspace) for name, reason in found.failures.items()}
+    return found
+
+
+def in_zip(text: str, archive: Path, workspace: Path) -> str:
+    """A message with the archive's name in place of the folder that it was unpacked into."""
+    return text.replace(str(workspace / UNPACKED), str(archive))
+
+
+def _find(source: Path, name: str, wanted: Wanted) -> Found:
     from ctnet_nnunet.inference.inputs_bids import find_bids, is_bids
     from ctnet_nnunet.inference.inputs_dicom import find_dicom
 
-    name = source.resolve().name
-    if is_zip(source):
-        name = source.stem
-        (workspace / "zip").mkdir()
-        source = unpack(source, workspace / "zip")
     if not source.exists():
-        raise DataError(f"{source}: is missing; give a scan, a folder of scans, a DICOM folder, a BIDS dataset or a zip")
+        raise DataError(
+            f"{source}: is missing; give a scan, a folder of scans, a DICOM folder, a BIDS dataset or a zip"
+        )
     if source.is_dir() and is_bids(source):
         return find_bids(source, wanted)
     files = _image_files(source, wanted.ending)
@@ -112,7 +129,8 @@ def _image_files(source: Path, ending: str) -> list[Path]:
     return [
         file
         for file in files
-        if not file.name.startswith(".") and (file.name.endswith(ending) or (ending in IMAGE_ENDINGS and is_image(file)))
+        if not file.name.startswith(".")
+        and (file.name.endswith(ending) or (ending in IMAGE_ENDINGS and is_image(file)))
     ]
 
 

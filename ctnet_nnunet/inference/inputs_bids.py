@@ -17,7 +17,9 @@ _OTHER_FOLDERS = {"func", "dwi", "fmap", "perf", "meg", "eeg", "beh"}
 def is_bids(folder: Path) -> bool:
     """A BIDS dataset's root: it has subjects with folders of data types, and says so or keeps the naming."""
     subjects = [path for path in folder.glob("sub-*") if path.is_dir()]
-    return bool(subjects) and ((folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/sub-*.nii*")))
+    return bool(subjects) and (
+        (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/sub-*.nii*"))
+    )
 
 
 def find_bids(root: Path, wanted: Wanted) -> Found:
@@ -54,7 +56,8 @@ def _by_name(root: Path, wanted: Wanted) -> dict[str, str]:
             fitting = sorted(suffixes)
         if len(fitting) != 1:
             raise DataError(
-                f"{root}: which suffix is the model's channel {name}? Its images have {', '.join(sorted(suffixes)) or 'none'}; "
+                f"{root}: which suffix is the model's channel {name}? Its images have "
+                f"{', '.join(sorted(suffixes)) or 'none'}; "
                 f"choose with --channel {name}=SUFFIX"
             )
         chosen[name] = fitting[0]

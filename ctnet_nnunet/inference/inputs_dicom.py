@@ -1,4 +1,4 @@
-"""DICOM below a folder as cases: series are found by their ids, wherever their files lie, and judged by their headers."""
+"""DICOM below a folder as cases: series are found by their ids, wherever their files lie; headers decide."""
 
 from __future__ import annotations
 
@@ -20,7 +20,24 @@ _MODALITY_WORDS = {
     "PT": {"pet", "pt", "suv", "fdg"},
     "US": {"us", "ultrasound"},
     "MR": {
-        *("mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t1n", "t2", "t2w", "t2f", "flair", "swi", "qsm", "pd", "pdw"),
+        *(
+            "mr",
+            "mri",
+            "t1",
+            "t1w",
+            "t1c",
+            "t1ce",
+            "t1gd",
+            "t1n",
+            "t2",
+            "t2w",
+            "t2f",
+            "flair",
+            "swi",
+            "qsm",
+            "pd",
+            "pdw",
+        ),
         *("dwi", "adc", "mprage", "mp2rage", "dixon", "cine", "bssfp", "lge"),
     },
 }
@@ -67,7 +84,9 @@ def find_dicom(source: Path, name: str, wanted: Wanted) -> Found:
             found.failures[_unused(case_name(base), found)] = str(error)
             continue
         for group in groups:
-            label = f"{base}_{group[0][0].description}" if len(groups) > 1 or len(studies) > 1 and base == name else base
+            label = (
+                f"{base}_{group[0][0].description}" if len(groups) > 1 or (len(studies) > 1 and base == name) else base
+            )
             case = _unused(case_name(label) or "scan", found)
             try:
                 found.cases.append(_case(case, group, study.folder, wanted))
@@ -149,8 +168,8 @@ def _case(name: str, group: list[list[Header]], folder: Path, wanted: Wanted) ->
         expected, given = expected_modality(channel), headers[0].text("Modality")
         if expected and given in _MODALITY_WORDS and given != expected:
             raise DataError(
-                f"{folder}: the series {headers[0].description!r} is {given}, the model's channel {channel} is {expected}; "
-                "give a scan of the kind that the model was trained on"
+                f"{folder}: the series {headers[0].description!r} is {given}, the model's channel {channel}"
+                f" is {expected}; give a scan of the kind that the model was trained on"
             )
         images.append(series_image(headers, folder, None))
         if len(group) > 1:

@@ -83,7 +83,8 @@ def _target(archive: Path, info: ZipInfo) -> PurePosixPath:
         raise DataError(f"{archive}: {name!r} is encrypted; pack it without a password")
     if info.file_size > max(SMALL_BYTES, MAX_RATIO * info.compress_size):
         raise DataError(
-            f"{archive}: {name!r} unpacks {info.compress_size} bytes to {info.file_size}, as no scan does; do not trust it"
+            f"{archive}: {name!r} unpacks {info.compress_size} bytes to {info.file_size}, as no scan does; "
+            "do not trust it"
         )
     return path
 

@@ -1,4 +1,4 @@
-"""What makes an output folder a dataset of BIDS derivatives: its description, and a table and a sidecar per label map."""
+"""What makes an output folder a dataset of BIDS derivatives: a description, a table and a sidecar per label map."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_sidecars(case: Case, labels: Path, ending: str, names: Mapping[int, st
 
 
 def label_names(structures: Sequence[Structure], class_order: Sequence[int] | None) -> dict[int, str]:
-    """Value in the label map → name. Of regions, ``class_order`` has the value that each paints over the ones before."""
+    """Value in the label map → name. ``class_order``: the value that each region paints over the ones before."""
     if class_order is None:
         return {structure.labels[0]: structure.name for structure in structures}
     return {int(value): structure.name for structure, value in zip(structures, class_order, strict=True)}

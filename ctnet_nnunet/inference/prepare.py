@@ -81,7 +81,9 @@ def back_to_the_scan(labels: Path, prepared: Prepared) -> sitk.Image:
     assert prepared.grid is not None
     placed = with_axes_of(prepared.grid, sitk.ReadImage(str(labels)))
     if placed is None or placed.GetSize() != prepared.grid.GetSize():
-        raise DataError(f"{labels.name}: its axes do not lead back to the scan's; convert the scan with `ctnet convert`")
+        raise DataError(
+            f"{labels.name}: its axes do not lead back to the scan's; convert the scan with `ctnet convert`"
+        )
     placed.CopyInformation(prepared.grid)
     return placed
 

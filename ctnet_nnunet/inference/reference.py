@@ -128,6 +128,16 @@ def spacing_and_extent(image: sitk.Image) -> tuple[list[float], list[float]]:
     return spacing, [count * size for count, size in zip(turned.GetSize(), spacing, strict=True)]
 
 
+def patient_axes(letters: str, spacing: Sequence[float], size: Sequence[int]) -> tuple[list[float], list[float]]:
+    """As :func:`spacing_and_extent`, from what a header says: ``letters`` as RAS, mm, voxels (x, y, z)."""
+    order = range(len(spacing)) if letters == "2D" else [_axis(letters, pair) for pair in ("RL", "AP", "SI")]
+    return [spacing[axis] for axis in order], [spacing[axis] * size[axis] for axis in order]
+
+
+def _axis(letters: str, pair: str) -> int:
+    return next(index for index, letter in enumerate(letters) if letter in pair)
+
+
 def differences(reference: Reference, spacing: Sequence[float], extent: Sequence[float]) -> list[str]:
     """What of a scan's grid lies far outside of the training cases', each as half a sentence."""
     found = []

@@ -48,7 +48,7 @@ def write_reports(out: Path, model: Model, batch: Batch) -> None:
     for case in batch.labels:
         page = scan.render(case=case, pictures=_pictures(case, model, batch), rows=_rows(case, batch),
                            warnings=batch.warnings[case], seconds=batch.seconds[case],
-                           files=[file.name for file in batch.files[case]], **shared)  # fmt: skip
+                           files=[str(image.path.name) for image in batch.cases[case].images], **shared)  # fmt: skip
         write_text(out / f"{case}.html", page)
     cases = {case: batch.measurements[case] for case in batch.labels}
     page = environment.get_template("batch.html").render(
@@ -61,7 +61,7 @@ def write_reports(out: Path, model: Model, batch: Batch) -> None:
 def _pictures(case: str, model: Model, batch: Batch) -> list[Picture]:
     labels = model.dataset_json["labels"]
     scheme = LabelScheme(batch.structures, labels.get(IGNORE), model.file_ending)
-    view = read_view(batch.files[case][0], None, batch.labels[case], scheme)
+    view = read_view(batch.views[case][0], None, batch.views[case][1], scheme)
     pictures = []
     for structure, item in zip(batch.structures, batch.measurements[case], strict=True):
         if "empty" in item.flags:

@@ -25,8 +25,8 @@ from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.inference.dicom_codes import Code, coded
 
 _MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
-    "ReferringPhysicianName",
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
 _SERIES_OFFSET = 1000
 _GRID_TOLERANCE_MM = 0.01
@@ -80,6 +80,7 @@ def write_segmentation(
             manufacturer_model_name="ctnet predict",
             software_versions=ctnet_nnunet.__version__,
             device_serial_number=algorithm.model_id[:16],
+            omit_empty_frames=bool(np.any(frames)),
             content_label="SEGMENTATION",
             content_description="Predicted structures",
             further_source_images=further or None,
@@ -88,7 +89,9 @@ def write_segmentation(
         _add_sides(segmentation, structures)
         _save(segmentation, target)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DataError(f"{image.path}: no DICOM-SEG can be made for the series ({error}); use the label map") from error
+        raise DataError(
+            f"{image.path}: no DICOM-SEG can be made for the series ({error}); use the label map"
+        ) from error
 
 
 def _source(file: Path) -> Dataset:
@@ -151,7 +154,7 @@ def _group(shared: Dataset, frame: Dataset, name: str) -> Dataset:
     return found
 
 
-def _segment_numbers(labels: NDArray[Any], structures: Sequence[Structure]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _segment_numbers(labels: NDArray[Any], structures: Sequence[Structure]) -> NDArray[Any]:
     """Segment numbers (frame, row, column); where structures overlap, masks (frame, row, column, segment)."""
     used = [label for structure in structures for label in structure.labels]
     if len(used) > len(set(used)):
