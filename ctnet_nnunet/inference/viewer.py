@@ -1,4 +1,4 @@
-"""A page that scrolls a scan in three planes with its labels over it, offline: nilearn's, whose package carries its scripts.
+"""A page that scrolls a scan in three planes with its labels over it, offline: nilearn's package carries its scripts.
 
 nilearn shows the patient's left on the left side and an oblique scan resampled to straight axes; the labels are not
 interpolated. It serves to look around; contours in the report and label maps are exact.
