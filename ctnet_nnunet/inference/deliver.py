@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.inference.inputs import Case
+from ctnet_nnunet.inference.maps import map_image
 from ctnet_nnunet.inference.model import Model
 from ctnet_nnunet.inference.outputs_bids import label_names, write_description, write_sidecars
 from ctnet_nnunet.inference.prepare import Prepared, back_to_the_scan
@@ -55,6 +56,25 @@ class Delivery:
         image = back_to_the_scan(turned, prepared)
         _whole(target, lambda file: sitk.WriteImage(image, str(file), True))
         return turned
+
+    def write_map(self, case: Case, prepared: Prepared, name: str, values: Any, on_scan: Path) -> None:
+        """Write a float map of the voxels as ``…_NAME.nii.gz`` beside the label map, in the scan's own grid.
+
+        Args:
+            values: In the axes of nnU-Net's reader.
+            on_scan: From :meth:`write_labels`; has their geometry.
+
+        Raises:
+            SetupError: It could not be written; nothing is left of it then.
+        """
+        labels = self.label_file(case)
+        target = labels.with_name(f"{labels.name.removesuffix(self.model.file_ending)}_{name}.nii.gz")
+        image = map_image(values, on_scan)
+        if prepared.grid is not None:
+            turned = self.workspace / f"map_{case.name}.nii.gz"
+            sitk.WriteImage(image, str(turned))
+            image = back_to_the_scan(turned, prepared)
+        _whole(target, lambda file: sitk.WriteImage(image, str(file), True))
 
     def write_companions(self, case: Case) -> list[Path]:
         """Beside the label map: DICOM-SEG for a DICOM series; description, table and sidecar in a BIDS dataset.

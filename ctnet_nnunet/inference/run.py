@@ -18,8 +18,10 @@ from ctnet_nnunet.errors import CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.metrics import Structure, structures_from_labels
 from ctnet_nnunet.files import write_text
+from ctnet_nnunet.inference.cost import Cost
 from ctnet_nnunet.inference.deliver import Delivery, make_folder
-from ctnet_nnunet.inference.ensemble import Cost, Ensemble
+from ctnet_nnunet.inference.engine import Engine
+from ctnet_nnunet.inference.ensemble import Ensemble
 from ctnet_nnunet.inference.inputs import Case, Found, Wanted, find_cases, in_zip
 from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measure
 from ctnet_nnunet.inference.model import Model, load_model
@@ -54,6 +56,8 @@ class Request:
     folds: Sequence[str] | None = None
     speed: str = "balanced"
     device: str = "cpu"
+    engine: str = "auto"
+    maps: bool = False
     report: bool = False
     force: bool = False
     channels: Sequence[str] = ()
@@ -96,7 +100,7 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
         _refuse_existing(request, delivery, found.cases)
         _require_writable(request.out)
-        ensemble = Ensemble(model, device, request.speed, progress.passed)
+        ensemble = Ensemble(model, device, request.speed, progress.passed, request.engine, progress.line)
         return _predict_all(request, ensemble, delivery, found, progress)
 
 
@@ -107,13 +111,13 @@ def _predict_all(request: Request, ensemble: Ensemble, delivery: Delivery, found
     for number, case in enumerate(found.cases, start=1):
         begun = time.monotonic()
         try:
-            _predict_case(ensemble, case, delivery, batch, progress, (number, len(found.cases)))
+            _predict_case(ensemble, case, delivery, request.maps, batch, progress, (number, len(found.cases)))
         except CTNetError as error:
             batch.failures[case.name] = in_zip(str(error), request.source, delivery.workspace)
             progress.line(f"{case.name}: FAILED: {batch.failures[case.name]}")
             continue
         batch.seconds[case.name] = round(time.monotonic() - begun, 1)
-        _write_tables(request, model, batch, started, ensemble.low_precision)
+        _write_tables(request, model, batch, started, ensemble.engine)
     if not batch.labels:
         name, reason = next(iter(batch.failures.items()))
         raise DataError(f"no case could be predicted; the first, {name}: {reason}")
@@ -125,7 +129,13 @@ def _predict_all(request: Request, ensemble: Ensemble, delivery: Delivery, found
 
 
 def _predict_case(
-    ensemble: Ensemble, case: Case, delivery: Delivery, batch: Batch, progress: Progress, place: tuple[int, int]
+    ensemble: Ensemble,
+    case: Case,
+    delivery: Delivery,
+    maps: bool,
+    batch: Batch,
+    progress: Progress,
+    place: tuple[int, int],
 ) -> None:
     model = ensemble.model
     trained = batch.reference.orientation if batch.reference else None
@@ -138,10 +148,12 @@ def _predict_case(
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(prepared.files)
-    progress.case(*place, case.name, ensemble.cost(image))
-    prediction = ensemble.predict(image, properties)
+    progress.case(*place, case.name, ensemble.cost(image, properties))
+    prediction = ensemble.predict(image, properties, maps)
     make_folder(delivery.out)  # not before: of a batch that fails as a whole nothing is left
     on_scan = delivery.write_labels(case, prepared, prediction.labels, properties)
+    for name, values in prediction.maps.items():
+        delivery.write_map(case, prepared, name, values, on_scan)
     spacing = [float(size) for size in properties["spacing"]]
     batch.measurements[case.name] = measure(case.name, prediction, batch.structures, spacing)
     batch.cases[case.name], batch.labels[case.name] = case, delivery.label_file(case)
@@ -178,7 +190,7 @@ def _warnings(prepared: Prepared, model: Model, reference: Reference | None, cas
     return warnings
 
 
-def _write_tables(request: Request, model: Model, batch: Batch, started: datetime, low_precision: bool) -> None:
+def _write_tables(request: Request, model: Model, batch: Batch, started: datetime, engine: Engine) -> None:
     """Anew behind each case, so that an interrupted batch leaves tables of all that is done."""
     rows = [item for items in batch.measurements.values() for item in items]
     write_text(request.out / "volumes.csv", as_csv(rows))
@@ -187,7 +199,7 @@ def _write_tables(request: Request, model: Model, batch: Batch, started: datetim
     settings = {key: str(value) for key, value in asdict(request).items() if value is not None}
     record = {
         "started": started.isoformat(timespec="seconds"),
-        "settings": settings | {"folds": ", ".join(model.folds), "precision": "bf16" if low_precision else "float32"},
+        "settings": settings | {"folds": ", ".join(model.folds), "engine": engine.name, "precision": engine.precision},
         "model": {"trainer": model.trainer, "plans": model.plans.plans_name, "sha256": model.hashes},
         "versions": provenance.versions(),
         "machine": provenance.machine(),
