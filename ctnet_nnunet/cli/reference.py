@@ -25,7 +25,7 @@ def reference(
     """
     require_supported_nnunet()
     from ctnet_nnunet.inference.reference import measure_reference, write_reference
-    from ctnet_nnunet.inference.schema import read_json
+    from ctnet_nnunet.inference.checked_json import read_json
 
     if not (model / "plans.json").is_file():
         raise DataError(f"{model}: holds no plans.json; give a trained model's folder with -m")
