@@ -90,7 +90,7 @@ def _link(info: zipfile.ZipInfo) -> None:
         info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
 
 
-def _flag(data: bytes) -> bytes:
+def flagged_encrypted(data: bytes) -> bytes:
     """Mark the first member as encrypted, in both of its headers."""
     changed = bytearray(data)
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -121,7 +121,7 @@ BUNDLES = [
     raw_bundle("empty", "nothing in it", lambda _: b""),
     raw_bundle("flipped", "one byte of its weights changed",
                lambda d: (i := d.index(b"fold_0.safetensors") + 4000) and d[:i] + bytes([d[i] ^ 1]) + d[i + 1:]),
-    raw_bundle("encrypted", "a member marked as encrypted", _flag),
+    raw_bundle("encrypted", "a member marked as encrypted", flagged_encrypted),
     raw_bundle("claims", "a member that claims 2 GB", _claims),
     bundle("traversal", "a member ../../plans.json", _add("../../plans.json")),
     bundle("absolute", "a member /etc/cron.d/evil", _add("/etc/cron.d/evil")),

@@ -10,7 +10,7 @@ from typing import Any
 import pydicom
 from pydicom.uid import JPEG2000Lossless
 
-from tests.bad_files.base import Bad, Good, series_image
+from tests.bad_files.base import Bad, Good, predict, series_image
 from tests.conversion.fake_dicom import write_series
 
 Files = list[Path]
@@ -23,7 +23,7 @@ def series(name: str, what: str, change: Callable[[Files], object] | None = None
         files = write_series(series_image(), folder / "series", SeriesInstanceUID="1.2.3", **tags)
         if change:
             change(files)
-        return ["convert", "dicom", str(folder / "series"), "-d", "1", "-n", "Bad", "-o", str(folder), "-np", "0"]
+        return predict(folder, folder / "series", good.model)
 
     return Bad(f"{name}/*.dcm", what, make)
 

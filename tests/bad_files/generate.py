@@ -20,10 +20,12 @@ from tests.bad_files.bundles import BUNDLES
 from tests.bad_files.dicom import DICOM
 from tests.bad_files.images import IMAGES
 from tests.bad_files.models import CHECKPOINTS, DATASETS, PLANS
+from tests.bad_files.zips import ZIPS
 
 GROUPS: dict[str, tuple[str, list[Bad]]] = {
     "scans": ("Scans", IMAGES),
     "dicom": ("DICOM series", DICOM),
+    "zips": ("Zipped series", ZIPS),
     "plans": ("plans.json of a model", PLANS),
     "dataset": ("dataset.json of a model", DATASETS),
     "checkpoints": ("Checkpoints", CHECKPOINTS),
@@ -34,13 +36,10 @@ JOBS, RESULTS = "jobs.json", "results.json"
 _INTRODUCTION = """# Bad files
 
 What `ctnet` says of files that are broken or made to harm. `tests/bad_files/generate.py` makes each of them,
-`tests/bad_files/test_bad_files.py` gives them to the real command: exit status 2, one line and no traceback, within
-10 s and with 200 MB more memory than the program has anyway, with nothing written and nothing run (a conversion that
-refuses every case leaves a hidden page with the reasons). This page is written by
-`python -m tests.bad_files.generate --docs`, and the same test holds it to what the command says.
-
-Scans, models and bundles are those of `ctnet predict`, series those of `ctnet convert dicom`. File names are
-shortened, and "no case could be predicted; the first, NAME" and "refused NAME" are left out.
+`tests/bad_files/test_bad_files.py` gives them to the real `ctnet predict`: exit status 2, one line and no traceback,
+within 10 s and with 200 MB more memory than the program has anyway, with nothing written and nothing run. This page is
+written by `python -m tests.bad_files.generate --docs`, and the same test holds it to what the command says. File names
+are shortened, and "no case could be predicted; the first, NAME" is left out.
 """
 
 
@@ -82,7 +81,6 @@ def shortened(text: str, folder: str, root: str) -> str:
     """A message without the corpus' own folder and without numbers that differ from run to run."""
     text = text.replace("ctnet: error: ", "").replace(f"{folder}/", "").replace(f"{root}/good/", "").strip()
     text = re.sub(r"^no case could be predicted; the first, [^:]*: ", "", text)
-    text = re.sub(r"^ctnet: refused [^:]*: ", "", text)
     return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
 
 
