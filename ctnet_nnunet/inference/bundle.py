@@ -28,7 +28,8 @@ VERSION = 1
 MANIFEST, MODEL, PLANS, DATASET = "manifest.json", "model.json", "plans.json", "dataset.json"
 MAX_MEMBERS = 256
 _WEIGHTS = re.compile(r"fold_(\w{1,32})\.safetensors")
-_ENGINE = re.compile(r"openvino/fold_\w{1,32}(_\w{1,64})?\.(xml|bin|json)")
+ENGINE_FOLDER = "openvino/"
+_ENGINE = re.compile(r"openvino/(fold_\w{1,32}\.(xml|bin)|engine\.json)")
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=256)]
 
@@ -83,16 +84,18 @@ def read_bundle(file: Path, folds: Sequence[str] | None) -> Contents:
         raise _refused(file, f"is no bundle of `ctnet export`, or damaged ({error})") from error
 
 
-def open_engine_files(file: Path) -> dict[str, bytes]:
-    """The members that ``--openvino`` added, by name without their folder; empty where there are none.
+def read_engine_files(file: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The members of those names that ``--openvino`` adds, without their folder; empty where one is missing.
 
     Raises:
-        CheckpointError: As :func:`read_bundle`.
+        CheckpointError: If they are damaged.
     """
     with zipfile.ZipFile(file) as archive:
         manifest = _manifest(archive, file)[0]
-        names = [name for name in manifest.members if _ENGINE.fullmatch(name)]
-        return {name.removeprefix("openvino/"): _member(archive, manifest, name, file) for name in names}
+        members = {name: f"{ENGINE_FOLDER}{name}" for name in names}
+        if not set(members.values()) <= set(manifest.members):
+            return {}
+        return {name: _member(archive, manifest, member, file) for name, member in members.items()}
 
 
 def _read(archive: zipfile.ZipFile, file: Path, wanted: Sequence[str] | None) -> Contents:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
-from ctnet_nnunet.errors import CheckpointError
-from ctnet_nnunet.inference.bundle import DATASET, FORMAT, MANIFEST, MODEL, PLANS, VERSION
+from ctnet_nnunet.errors import CheckpointError, SetupError
+from ctnet_nnunet.inference.bundle import DATASET, ENGINE_FOLDER, FORMAT, MANIFEST, MODEL, PLANS, VERSION
 from ctnet_nnunet.inference.model import Model, load_model
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 _PLAIN_FILE = 0o100644 << 16
 
 
-def export_model(source: Path, target: Path, folds: Sequence[str] | None = None, force: bool = False) -> Model:
+def export_model(
+    source: Path, target: Path, folds: Sequence[str] | None = None, force: bool = False, openvino: bool = False
+) -> Model:
     """Read a model as ``ctnet predict`` does and write it as one file, which appears whole or not at all.
+
+    With ``openvino`` the networks are added as OpenVINO's files too.
 
     Raises:
         CheckpointError: If ``target`` exists (without ``force``) or cannot be written.
@@ -31,10 +37,11 @@ def export_model(source: Path, target: Path, folds: Sequence[str] | None = None,
     if target.is_dir() or (target.exists() and not force):
         raise CheckpointError(f"{target}: exists already; choose another -o, or --force")
     model = load_model(source, folds)
+    added = _engine_files(model) if openvino else {}
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as stream:
-            _write(stream, _members(model))
+            _write(stream, chain(_members(model), added.items()))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
@@ -63,7 +70,15 @@ def _members(model: Model) -> Iterator[tuple[str, bytes]]:
         yield f"fold_{name}.safetensors", save(tensors)
 
 
-def _write(stream: Any, members: Iterator[tuple[str, bytes]]) -> None:
+def _engine_files(model: Model) -> dict[str, bytes]:
+    if importlib.util.find_spec("openvino") is None:
+        raise SetupError("--openvino: not installed; run `pip install 'ctnet_nnunet[cpu]'`, or leave it out")
+    from ctnet_nnunet.inference.engine_files import engine_files
+
+    return {f"{ENGINE_FOLDER}{name}": data for name, data in engine_files(model).items()}
+
+
+def _write(stream: Any, members: Iterable[tuple[str, bytes]]) -> None:
     """One member in memory at a time; the manifest, which needs all their hashes, comes last."""
     listed = {}
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
