@@ -82,10 +82,11 @@ def choose_engine(
         raise SetupError("--engine openvino: not installed; run `pip install 'ctnet_nnunet[cpu]'`, or leave it out")
     if wanted == "torch" or device.type != "cpu" or not installed:
         return TorchEngine(model, device, low_precision)
+    from ctnet_nnunet.inference.engine_files import stored_network
     from ctnet_nnunet.inference.engine_openvino import CannotConvertError, OpenVinoEngine
 
     try:
-        return OpenVinoEngine(model, low_precision)
+        return OpenVinoEngine(model, low_precision, lambda fold: stored_network(model, fold, say))
     except CannotConvertError as error:
         say(f"WARNING: OpenVINO cannot run this model ({error}); PyTorch is used instead")
         return TorchEngine(model, device, low_precision)

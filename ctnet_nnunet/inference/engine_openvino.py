@@ -6,7 +6,7 @@ import copy
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class OpenVinoEngine:
     Args:
         model: The folds are converted when they are first used.
         low_precision: bf16 where the processor has it; else, and without, float32.
+        stored: Gives a fold's network where it is already converted, else None.
 
     Raises:
         CannotConvertError: When the first fold's network cannot be converted.
@@ -35,8 +36,10 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, model: Model, low_precision: bool) -> None:
-        self.model, self.device = model, torch.device("cpu")
+    def __init__(
+        self, model: Model, low_precision: bool, stored: Callable[[int], Any | None] = lambda fold: None
+    ) -> None:
+        self.model, self.device, self._stored = model, torch.device("cpu"), stored
         self.precision = "bf16" if low_precision and bfloat16_supported(self.device) else "float32"
         self._openvino = import_without_telemetry()
         self._compiled: dict[int, list[Any]] = {}
@@ -46,7 +49,8 @@ class OpenVinoEngine:
     def use_fold(self, fold: int) -> None:
         if fold not in self._compiled:
             shape = (1, self.model.channels, *self.model.configuration.patch_size)
-            self._compiled[fold] = self._compile(convert(self.model.network, self.model.weights[fold], shape))
+            network = self._stored(fold) or convert(self.model.network, self.model.weights[fold], shape)
+            self._compiled[fold] = self._compile(network)
         self._requests = self._compiled[fold]
 
     def run(self, patches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("openvino", reason="needs the extra [cpu]")
 
 from ctnet_nnunet.errors import CheckpointError
+from ctnet_nnunet.inference.engine import choose_engine
 from ctnet_nnunet.inference.engine_files import stored_network
 from ctnet_nnunet.inference.engine_openvino import import_without_telemetry
 from ctnet_nnunet.inference.export import export_model
@@ -70,6 +71,19 @@ def test_the_same_bytes_again_and_none_without_the_option(folder: Path, bundle: 
     export_model(bundle, tmp_path / "plain.ctnet")
     assert stored_network(load_model(tmp_path / "plain.ctnet"), 0, silent) is None
     assert stored_network(load_model(folder), 0, silent) is None
+
+
+def test_the_engine_takes_them_and_converts_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctnet_nnunet.inference.engine_openvino.convert", lambda *_: silent("converted"))
+    model = load_model(bundle)
+    image = torch.randn(1, 1, *model.configuration.patch_size, generator=torch.Generator().manual_seed(2))
+    engine = choose_engine(model, torch.device("cpu"), False, "openvino", silent)
+    torch_engine = choose_engine(model, torch.device("cpu"), False, "torch", silent)
+    for fold in range(2):
+        engine.use_fold(fold)
+        torch_engine.use_fold(fold)
+        (theirs,), (ours,) = engine.run([image]), torch_engine.run([image])
+        assert torch.allclose(theirs, ours, atol=1e-3 * float(ours.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize(("key", "value"), [("openvino", "2020.1"), ("input_shape", [1, 1, 9, 9, 9])])
