@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctnet_nnunet.checkpoint_scan import scan_checkpoint
 from ctnet_nnunet.errors import CheckpointError
 
 HEADS = ".seg_layers."
@@ -99,6 +100,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise CheckpointError(f"{file}: no such checkpoint; check the path, or train the fold that should write it")
+    scan_checkpoint(file)
     try:
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)

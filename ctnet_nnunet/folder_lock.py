@@ -14,6 +14,9 @@ try:
 except ImportError:  # Windows has no such locks; there, nothing is promised
     fcntl = None  # type: ignore[assignment]
 
+HAS_LOCKS = fcntl is not None
+LOCK = ".lock"
+
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[int]:
@@ -26,7 +29,7 @@ def folder_lock(folder: Path) -> Iterator[int]:
         SetupError: if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if fcntl is not None:
             try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctnet_nnunet import nifti_check
+from ctnet_nnunet import nifti_check, text_header_check
 from ctnet_nnunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Largest accepted number of voxels in one file (4 GiB as float32).
 MAX_VOXELS = 1024**3
+_BOMB_BYTES, _BOMB_RATIO = 256 * 2**20, 200
+"""Scans with noise compress 2 to 4 times, skull-stripped ones to 50 times."""
 _ORTHONORMAL_TOLERANCE = 1e-3
 _GIPL_HEADER_BYTES = 256
 
@@ -34,6 +36,11 @@ class ImageHeader:
     direction: tuple[float, ...]
     components: int
     voxel_bytes: int
+
+    @property
+    def promised_bytes(self) -> int:
+        """What the voxels take, uncompressed."""
+        return math.prod(self.size) * self.components * self.voxel_bytes
 
     def same_grid(self, other: ImageHeader, tolerance: float = 1e-3) -> bool:
         """True when both lie on the same voxels: equal size, the rest within ``tolerance`` (mm or cosine)."""
@@ -56,8 +63,14 @@ def check_image_file(path: Path, *, voxels: bool = False, max_voxels: int = MAX_
     """
     header = read_image_header(path, max_voxels)
     if voxels:
-        check_integrity(path)
-        check_voxels(_read_voxels(path), str(path))
+        _refuse_bomb(path, header)
+        if nifti_check.is_nifti(path):  # as a stream: a scan that is refused never lies in memory
+            low, high = nifti_check.check_stream(path, nifti_check.read_promise(path))
+            if low == high:
+                raise DataError(_all_equal(str(path), low))
+        else:
+            check_integrity(path)
+            check_voxels(_read_voxels(path), str(path))
     return header
 
 
@@ -76,6 +89,8 @@ def read_image_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
         _check_size(path, nifti_check.read_promise(path).size, max_voxels)
     header = _itk_header(path)
     _check_size(path, header.size, max_voxels)
+    if text_header_check.has_text_header(path):
+        text_header_check.check_text_header(path, header.promised_bytes)
     if not all(math.isfinite(s) and s > 0 for s in header.spacing):
         raise DataError(f"{path}: the header declares the spacing {header.spacing} mm; spacing must be positive")
     if not all(math.isfinite(o) for o in header.origin) or not is_orthonormal(header.direction):
@@ -111,7 +126,21 @@ def check_voxels(array: np.ndarray, name: str) -> None:
         bad = int(array.size - np.isfinite(array).sum())
         raise DataError(f"{name}: {bad} of {array.size} voxels are NaN or infinite; repair or remove the scan")
     if low == high:
-        raise DataError(f"{name}: all voxels are {low:g}; remove the scan")
+        raise DataError(_all_equal(name, low))
+
+
+def _all_equal(name: str, value: float) -> str:
+    return f"{name}: all voxels are {value:g}; remove the scan"
+
+
+def _refuse_bomb(path: Path, header: ImageHeader) -> None:
+    """A scan has noise, so it never shrinks as far as a file that is made to fill the memory."""
+    promised = header.promised_bytes
+    ratio = promised / path.stat().st_size
+    if promised > _BOMB_BYTES and ratio > _BOMB_RATIO:
+        raise DataError(
+            f"{path}: unpacks to {ratio:.0f} times its size ({promised >> 20} MB), which no scan does; export it again"
+        )
 
 
 def _check_size(path: Path, size: tuple[int, ...], max_voxels: int) -> None:

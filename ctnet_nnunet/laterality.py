@@ -42,7 +42,7 @@ def sided_labels(labels: Mapping[str, int | Sequence[int]]) -> SidedLabels:
     """
     found: dict[tuple[str, ...], list[tuple[str, str, int]]] = {}
     for name, value in labels.items():
-        side, rest = _split_side(name)
+        side, rest = split_side(name)
         values = [value] if isinstance(value, int) else list(value)
         if side is not None and len(values) == 1:
             found.setdefault(rest, []).append((side, name, int(values[0])))
@@ -58,8 +58,12 @@ def sided_labels(labels: Mapping[str, int | Sequence[int]]) -> SidedLabels:
     return SidedLabels(tuple(sorted(pairs)), tuple(sorted(unpaired)))
 
 
-def _split_side(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """A name's side, and its other words in order, with a mark where the side stood."""
+def split_side(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """A name's side, and its other words in order, with a mark (``*``) where the side stood.
+
+    >>> split_side("Left-Globus-Pallidus")
+    ('left', ('*', 'globus', 'pallidus'))
+    """
     found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", name)
     words = [part for word in found for part in _parts(word.lower())]
     for index, word in enumerate(words):

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 _HEADER_BYTES = 544  # the larger of NIfTI-1 (348) and NIfTI-2 (540), with the extension flag
 _BLOCK = 1 << 20
+_FLOAT32_MAX = 3.4e38
 # The best that deflate can do is 1032 : 1; a file that promises more cannot hold it.
 _DEFLATE_LIMIT = 1032
 
 
 @dataclass(frozen=True)
 class NiftiPromise:
-    """The declared voxels of a NIfTI file: ``size`` in file order (x, y, z), ``offset`` in uncompressed bytes."""
+    """The declared voxels of a NIfTI file: ``size`` in file order (x, y, z), ``offset`` in uncompressed bytes.
+
+    ``slope`` and ``intercept`` lead from stored numbers to values.
+    """
 
     size: tuple[int, ...]
     offset: int
     dtype: np.dtype
+    slope: float = 1.0
+    intercept: float = 0.0
 
     @property
     def expected_bytes(self) -> int:
@@ -64,18 +70,19 @@ def read_promise(path: Path) -> NiftiPromise:
     dtype = _voxel_type(path, header)
     if not math.isfinite(float(header["vox_offset"])) or float(header["vox_offset"]) < 0:
         raise DataError(f"{path}: the header places the voxels at byte {header['vox_offset']}; export the scan again")
-    promise = NiftiPromise(size, int(header["vox_offset"]), dtype)
+    promise = NiftiPromise(size, int(header["vox_offset"]), dtype, *_scaling(header))
     _check_length(path, promise)
     return promise
 
 
-def check_stream(path: Path, promise: NiftiPromise) -> None:
-    """Read the file once, a megabyte at a time and never further than promised.
+def check_stream(path: Path, promise: NiftiPromise) -> tuple[float, float]:
+    """Read the file once, a megabyte at a time and never further than promised; returns its extreme values.
 
     Raises:
-        DataError: the data end early or are corrupt; a voxel is NaN or infinite.
+        DataError: the data end early or are corrupt; a voxel is NaN or infinite, as stored or as scaled.
     """
     total = bad = 0
+    extremes: list[float] = []
     try:
         with _open(path) as stream:
             total = len(stream.read(promise.offset))
@@ -83,7 +90,7 @@ def check_stream(path: Path, promise: NiftiPromise) -> None:
                 block := stream.read(min(_BLOCK, promise.expected_bytes - total))
             ):
                 total += len(block)
-                bad += _count_not_finite(block, promise.dtype)
+                bad += _count_not_finite(block, promise.dtype, extremes)
             stream.read(_BLOCK)  # the checksum of a compressed file follows its last byte
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: the compressed data are damaged or cut off ({error}); copy the file again") from error
@@ -95,15 +102,26 @@ def check_stream(path: Path, promise: NiftiPromise) -> None:
         # Judged here because ITK reads every such voxel of a NIfTI file as zero.
         voxels = math.prod(promise.size)
         raise DataError(f"{path}: {bad} of {voxels} voxels are NaN or infinite; repair or remove the scan")
+    ends = [promise.slope * value + promise.intercept for value in extremes]
+    if max(map(abs, ends)) > _FLOAT32_MAX:
+        raise DataError(
+            f"{path}: the header scales the voxels beyond any number (slope {promise.slope}); export it again"
+        )
+    return min(ends), max(ends)
 
 
-def _count_not_finite(block: bytes, dtype: np.dtype) -> int:
+def _count_not_finite(block: bytes, dtype: np.dtype, extremes: list[float]) -> int:
+    """Also keeps ``extremes``: the least and the greatest value so far."""
     import numpy as np
 
-    if dtype.kind != "f":
-        return 0
     values = np.frombuffer(block[: len(block) - len(block) % dtype.itemsize], dtype)
-    return int(values.size - np.isfinite(values).sum())
+    if not values.size:
+        return 0
+    low, high = float(values.min()), float(values.max())  # NaN and infinity show in the extremes: rarely a mask
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return int(values.size - np.isfinite(values).sum())
+    extremes[:] = [min([low, *extremes]), max([high, *extremes])]
+    return 0
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -154,6 +172,14 @@ def _voxel_type(path: Path, header) -> np.dtype:  # type: ignore[no-untyped-def]
     if dtype.kind not in "iuf" or dtype.itemsize < 1:
         raise DataError(f"{path}: holds voxels of type {dtype}, wanted real numbers; convert the scan")
     return dtype
+
+
+def _scaling(header) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Slope and intercept; as in ITK and nibabel, a slope of 0 or one that is no number means none."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    return slope, intercept if math.isfinite(intercept) else 0.0
 
 
 def _check_length(path: Path, promise: NiftiPromise) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import errno
 import io
@@ -206,6 +207,57 @@ def test_a_hostile_pickle_is_refused_and_not_run(form: str, tmp_path: Path) -> N
         read_checkpoint(file)
     assert "\n" not in str(caught.value)
     assert not canary.exists()
+
+
+class Calls:
+    """Pickled as a call, for what torch's own weights_only would carry out."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Calls(bytearray, 10**11), "bytearray"),
+        (Calls(codecs.encode, Calls(codecs.encode, "x" * 9, "latin1"), "hex"), "_codecs.encode"),
+        ([b"bytes", Calls(codecs.encode, "text", "idna")], "_codecs.encode"),
+    ],
+    ids=["100 GB of zeros", "codecs that double", "a slow codec"],
+)
+def test_what_weights_only_would_let_pass(content: Any, words: str, tmp_path: Path) -> None:
+    torch.save({"network_weights": {}, "x": content}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"Python objects: .*{words}"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_bytes_are_plain(tmp_path: Path) -> None:
+    torch.save({"network_weights": {}, "x": [b"a", b"b", b"a" * 300, np.float64(1)]}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["x"][:2] == [b"a", b"b"]
+
+
+def rezipped(file: Path, compression: int, copies: int = 1) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = [(item.filename, archive.read(item)) for item in archive.infolist()]
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in members * copies:
+            archive.writestr(name, data)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_torch_does_not_write(saved: Path) -> None:
+    rezipped(saved, zipfile.ZIP_STORED)
+    assert read_checkpoint(saved)
+    rezipped(saved, zipfile.ZIP_STORED, 2)
+    with pytest.raises(CheckpointError, match="there twice"):
+        read_checkpoint(saved)
+    write_checkpoint({"network_weights": {"w": torch.zeros(10**6)}}, saved)
+    rezipped(saved, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_checkpoint(saved)
 
 
 @pytest.mark.parametrize(("content", "words"), [

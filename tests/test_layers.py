@@ -32,12 +32,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "unlabeled": {"planning", "planes"},
     "trainers": {*PURE, "planning", "unlabeled", "planes"},
     "nnunet_shim": {"trainers"},
-    "inference": {"architectures", "planning", "evaluation"},
+    "inference": {"architectures", "planning", "evaluation", "conversion"},
     "conversion": {"planes"},
     "dataset_conversion": {"conversion"},
     "evaluation": set(),
     "doctor": set(),
-    "benchmark": {"architectures", "pretext", "semi_supervised", "planning", "conversion"},
+    "benchmark": {"architectures", "pretext", "semi_supervised", "planning", "conversion", "evaluation"},
     "demo": {"evaluation"},
     "low_label": {"architectures", "pretext", "planning", "unlabeled", "evaluation", "planes"},
     "inspection": {"architectures", "pretext", "planning", "unlabeled", "evaluation", "planes"},
@@ -49,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark", "inspection"}
 # dynamic_network_architectures is made of torch and timm; nothing of nnU-Net comes with it.
 PURE_LIBRARIES = {"torch", "numpy", "dynamic_network_architectures", "timm"}
-DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"]]
 
 # Dangerous calls that were looked at: file → {what: why it is safe there}. An entry without its call is an error.
 AUDITED: dict[str, dict[str, str]] = {}

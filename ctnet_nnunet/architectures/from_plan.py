@@ -27,9 +27,7 @@ _OPERATORS = (
     nn.Dropout2d, nn.Dropout3d, nn.LeakyReLU, nn.ReLU, nn.GELU, nn.SiLU,
 )  # fmt: skip
 OPERATORS: dict[str, type[nn.Module]] = {
-    f"{prefix}.{operator.__name__}": operator
-    for operator in _OPERATORS
-    for prefix in ("torch.nn", operator.__module__)
+    f"{prefix}.{operator.__name__}": operator for operator in _OPERATORS for prefix in ("torch.nn", operator.__module__)
 }
 
 

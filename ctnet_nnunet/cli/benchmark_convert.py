@@ -28,9 +28,7 @@ def convert(
     workers = processes or Settings(1, "x").workers
     sizes = tuple(int(part) for part in parts)
     figures = measure_conversion(cases, sizes, workers, lambda line: typer.echo(line, err=True))
-    typer.echo(
-        "| cases | voxels | processes | cases/min | CPU s/case | ITK alone | peak of a worker, MB |"
-    )
+    typer.echo("| cases | voxels | processes | cases/min | CPU s/case | ITK alone | peak of a worker, MB |")
     typer.echo("|---|---|---|---|---|---|---|")
     typer.echo(
         f"| {cases} | {'×'.join(parts)} | {workers} | {figures.cases_per_minute:.0f} | {figures.worker_seconds:.2f} | "

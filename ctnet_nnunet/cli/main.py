@@ -12,9 +12,11 @@ from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
 from ctnet_nnunet.cli.evaluate import compare, evaluate
+from ctnet_nnunet.cli.export import export
 from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.plan import plan
 from ctnet_nnunet.cli.predict import predict
+from ctnet_nnunet.cli.reference import reference
 from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
 from ctnet_nnunet.errors import CTNetError
@@ -51,6 +53,8 @@ app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
 app.command("demo")(demo)
 app.command("predict", cls=ListsAfterOptions)(predict)
+app.command("export", cls=ListsAfterOptions)(export)
+app.command("reference")(reference)
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 

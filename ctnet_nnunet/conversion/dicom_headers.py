@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from pydicom.uid import UID
 from ctnet_nnunet.errors import DataError
 
 _TAGS = (
-    "SOPClassUID", "ImageType", "FrameOfReferenceUID", "SeriesInstanceUID", "SeriesDescription", "ProtocolName",
-    "PatientID", "InstitutionName", "Modality", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames",
-    "PixelSpacing",
+    "SOPClassUID", "SOPInstanceUID", "ImageType", "FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "SeriesDescription", "ProtocolName", "PatientID", "InstitutionName", "Modality", "Rows", "Columns", "SamplesPerPixel",
+    "BitsAllocated", "NumberOfFrames", "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope",
     "RescaleIntercept", "EchoTime", "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber",
     "InstanceNumber",
@@ -69,7 +70,8 @@ class Header:
         """Why a slice-by-slice reader cannot read it; empty where it can."""
         if "MOSAIC" in self.text("ImageType").upper():
             return "a Siemens mosaic"
-        if (self.numbers("NumberOfFrames", 1) or (1.0,))[0] > 1 or self.numbers("ImagePositionPatient", 3) is None:
+        # A slice without a position is no such file: dcm2niix would place it anywhere, and say nothing.
+        if (self.numbers("NumberOfFrames", 1) or (1.0,))[0] > 1 or "Enhanced" in UID(self.text("SOPClassUID")).name:
             return "a multi-frame (enhanced) file"
         return ""
 
@@ -81,8 +83,12 @@ def read_header(path: Path) -> Header | None:
         DataError: a DICOM image that is damaged, cut off or in colour.
     """
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        values = {keyword: dataset.get(keyword) for keyword in _TAGS if keyword in dataset}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is not to the standard: judged below, where it matters
+            with path.open("rb") as stream:
+                dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+                pixels_begin = stream.tell()
+            values = {keyword: dataset.get(keyword) for keyword in _TAGS if keyword in dataset}
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))).name
     except InvalidDicomError:
@@ -97,14 +103,14 @@ def read_header(path: Path) -> Header | None:
     if header.numbers("SamplesPerPixel", 1) not in (None, (1.0,)):
         raise DataError(f"{path}: is a colour image; take it out of the folder")
     if syntax in _UNCOMPRESSED:
-        _check_length(header)
+        _check_length(header, pixels_begin)
     return header
 
 
-def _check_length(header: Header) -> None:
+def _check_length(header: Header, pixels_begin: int) -> None:
     """Uncompressed pixels need their bytes; readers fill the rest of a cut-off file with anything."""
     columns, rows = header.size
     frames = int((header.numbers("NumberOfFrames", 1) or (1.0,))[0])
     needed = columns * rows * frames * int((header.numbers("BitsAllocated", 1) or (8.0,))[0]) // 8
-    if header.path.stat().st_size < needed:
+    if header.path.stat().st_size - pixels_begin < needed:
         raise DataError(f"{header.path}: is cut off, its {columns}×{rows} pixels need {needed} bytes; copy it again")

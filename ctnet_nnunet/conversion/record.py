@@ -13,6 +13,7 @@ from ctnet_nnunet.conversion.report import Report
 from ctnet_nnunet.conversion.summary import write_page
 from ctnet_nnunet.conversion.target import RECORD, SPLITS, write_json
 from ctnet_nnunet.conversion.writer import FILE_ENDING
+from ctnet_nnunet.folder_lock import LOCK
 
 PAGE = "conversion/summary.html"
 
@@ -38,7 +39,7 @@ def write_dataset(listing: Listing, report: Report, folder: Path, name: str) -> 
     if report.splits:
         write_json(folder / SPLITS, report.splits)
     write_page(folder / PAGE, name, listing, report.outcomes, report)
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
     write_json(folder / RECORD, _record(listing, report, labels, files))
 
 

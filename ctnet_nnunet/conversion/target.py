@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.errors import DataError, SetupError
+from ctnet_nnunet.folder_lock import HAS_LOCKS, LOCK, folder_lock
 
 RECORD = "conversion.json"
 SPLITS = "splits_final.json"
@@ -86,28 +87,38 @@ def _require_replaceable(target: Target) -> None:
 def partial_dataset(target: Target) -> Iterator[Path]:
     """A folder beside the dataset's for unfinished work, which nnU-Net does not see; it is gone afterwards.
 
+    What a killed conversion left there is removed first: its lock went with it.
+
     Raises:
-        DataError: the folder exists: another conversion runs, or one was killed.
+        SetupError: another conversion of this dataset runs.
+        DataError: the folder exists, on a system without locks.
     """
     partial = target.raw / f".{target.name}.partial"
-    target.raw.mkdir(parents=True, exist_ok=True)  # one that --out names may be new
-    try:
-        partial.mkdir()
-    except FileExistsError:
-        raise DataError(
-            f"{partial}: exists, so this dataset is being converted, or was when a conversion was killed; if none "
-            "runs, remove the folder"
-        ) from None
-    try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    left = partial.exists()
+    if left and not HAS_LOCKS:
+        raise DataError(f"{partial}: exists; if no conversion of this dataset runs, remove the folder")
+    with folder_lock(partial):
+        if left:
+            _clear(partial)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clear(partial: Path) -> None:
+    for path in partial.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def commit(partial: Path, target: Target) -> None:
     """Put the finished dataset in its place; an older one goes only when the new one is there."""
     old = target.raw / f".{target.name}.replaced"
     shutil.rmtree(old, ignore_errors=True)
+    (partial / LOCK).unlink(missing_ok=True)  # held to the end all the same: a lock belongs to the open file
     if target.dataset.exists():
         target.dataset.rename(old)
     partial.rename(target.dataset)

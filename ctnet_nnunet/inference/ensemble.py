@@ -1,26 +1,28 @@
-"""The folds of a model over one scan: nnU-Net's own sliding window, fold by fold, so that folds can be compared."""
+"""The folds of a model over one scan: nnU-Net's sliding window, fold by fold, so that folds can be compared."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from ctnet_nnunet.inference.confidence import fold_disagreement, label_entropy, voxel_entropy
+from ctnet_nnunet.inference.cost import Cost, Stopwatch, peak_bytes
+from ctnet_nnunet.inference.engine import Engine, choose_engine
+from ctnet_nnunet.inference.export_labels import labels_in_plan, labels_in_scan, map_in_scan, plan_spacing
 from ctnet_nnunet.inference.model import Model
-from ctnet_nnunet.precision import autocast, bfloat16_supported
-
-SPEEDS = ("balanced", "best")
+from ctnet_nnunet.inference.sliding_window import Window, slide
+from ctnet_nnunet.inference.speed import Speed, speed_of
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Prediction:
         properties: What the reader kept of the scan; needed to write in its grid.
         fold_labels: Fold → labels in the plan's grid (cropped and resampled); voxels of ``voxel_ml``.
         voxel_ml: Size of a voxel of the plan's grid.
-        entropy: Mean entropy of the ensemble's softmax over the voxels of each label, in units of its maximum; regions
-            are not exclusive and have none.
+        entropy: Mean entropy of the ensemble over the voxels of each label, in units of its maximum.
+        maps: Name → map in the scan's grid, where asked for: ``entropy`` (0 to 1) and ``disagreement`` (share of the
+            folds that give another label than the ensemble).
     """
 
     labels: NDArray[Any]
@@ -41,33 +44,7 @@ class Prediction:
     fold_labels: list[NDArray[Any]]
     voxel_ml: float
     entropy: dict[int, float]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a scan costs: forward passes are the product of the three."""
-
-    tiles: int
-    mirrors: int
-    folds: int
-
-    @property
-    def passes(self) -> int:
-        return self.tiles * self.mirrors * self.folds
-
-
-class _Watched(nn.Module):
-    """The network under autocast where asked, and a call behind each forward pass."""
-
-    def __init__(self, network: nn.Module, low_precision: bool, passed: Callable[[], None]) -> None:
-        super().__init__()
-        self.network, self.low_precision, self.passed = network, low_precision, passed
-
-    def forward(self, image: Tensor) -> Tensor:
-        with autocast(image.device, self.low_precision):
-            logits: Tensor = self.network(image)
-        self.passed()
-        return logits.float()
+    maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Ensemble:
@@ -76,22 +53,33 @@ class Ensemble:
     Args:
         model: From :func:`ctnet_nnunet.inference.model.load_model`.
         device: ``cpu``, ``cuda`` or ``mps``.
-        speed: ``best``: float32, as ``nnUNetv2_predict`` on a CPU; ``balanced``: bf16 where the device has it. Folds,
-            mirrors and steps are the same.
+        speed: A key of :data:`ctnet_nnunet.inference.speed.SPEEDS`.
         passed: Called behind each forward pass.
+        engine: ``auto``, ``torch`` or ``openvino``.
+        say: Takes a line that the user should read.
+
+    Raises:
+        SetupError: The engine cannot be had here.
     """
 
     def __init__(
-        self, model: Model, device: torch.device, speed: str = "balanced", passed: Callable[[], None] = lambda: None
+        self,
+        model: Model,
+        device: torch.device,
+        speed: str = "balanced",
+        passed: Callable[[], None] = lambda: None,
+        engine: str = "auto",
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.model, self.device = model, device
-        self.low_precision = speed == "balanced" and bfloat16_supported(device)
-        with contextlib.redirect_stdout(io.StringIO()):  # stock prints advice on devices
-            self._predictor = nnUNetPredictor(device=device, allow_tqdm=False, perform_everything_on_device=True)
-        self._predictor.manual_initialization(
-            _Watched(model.network, self.low_precision, passed), model.plans, model.configuration, None,
-            model.dataset_json, model.trainer, model.mirror_axes,
-        )  # fmt: skip
+        self.model, self.passed = model, passed
+        self.speed: Speed = speed_of(speed)
+        self.folds = range(len(model.weights))[: self.speed.folds]
+        self.engine: Engine = choose_engine(model, device, self.speed.low_precision, engine, say)
+        patch = tuple(int(size) for size in model.configuration.patch_size)
+        heads = model.plans.get_label_manager(model.dataset_json).num_segmentation_heads
+        axes = tuple(model.mirror_axes or ()) if self.speed.mirrors else ()
+        self.window = Window(patch, self.speed.step, axes, heads)
+        self._stopwatch = Stopwatch(self.engine, (1, model.channels, *patch))
 
     def preprocess(self, files: Sequence[Path]) -> tuple[Tensor, dict[str, Any]]:
         """Crop, resample and normalise as in training: image (C, *grid), and what leads back to the scan's grid."""
@@ -103,39 +91,51 @@ class Ensemble:
             )  # fmt: skip
         return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
 
-    def cost(self, image: Tensor) -> Cost:
-        """Of a preprocessed image (C, *grid)."""
-        padded = pad_nd_image(image, self.model.configuration.patch_size, "constant", {"value": 0}, False, None)
-        tiles = len(self._predictor._internal_get_sliding_window_slicers(padded.shape[1:]))
-        return Cost(tiles, 2 ** len(self.model.mirror_axes or ()), len(self.model.folds))
+    def cost(self, image: Tensor, properties: dict[str, Any] | None = None) -> Cost:
+        """Of a preprocessed image (C, *grid); with its properties also time (some passes are run) and memory."""
+        padded, _ = self._pad(image)
+        tiles = len(self.window.tiles(self.window.starts(padded.shape[1:])))
+        cost = Cost(tiles, len(self.window.mirrors), len(self.folds))
+        if properties is None:
+            return cost
+        seconds = self._stopwatch.seconds_per_pass() * cost.passes
+        scan = properties["shape_after_cropping_and_before_resampling"]
+        memory = peak_bytes(self.window.heads, cost.folds, padded.shape[1:], scan)
+        return replace(cost, seconds=seconds, peak_bytes=memory)
 
     @torch.inference_mode()
-    def predict(self, image: Tensor, properties: dict[str, Any]) -> Prediction:
-        """Labels of a preprocessed image, in the scan's own grid."""
-        label_manager = self.model.plans.get_label_manager(self.model.dataset_json)
+    def predict(self, image: Tensor, properties: dict[str, Any], maps: bool = False) -> Prediction:
+        """Labels of a preprocessed image, in the scan's own grid; with ``maps`` also the voxels' confidence."""
+        begun, passes = time.monotonic(), self.cost(image).passes
+        logits, fold_labels = self._logits(image)
+        self._stopwatch.learn(time.monotonic() - begun, passes)
+        regions = self.model.plans.get_label_manager(self.model.dataset_json).has_regions
+        found: dict[str, NDArray[np.float32]] = {}
+        if maps:
+            disagreement = fold_disagreement(fold_labels, labels_in_plan(logits, self.model))
+            for name, values in (("entropy", voxel_entropy(logits, regions)), ("disagreement", disagreement)):
+                found[name] = map_in_scan(values, self.model, properties)
+        entropy = label_entropy(logits, labels_in_plan(logits, self.model), regions)
+        voxel_ml = float(np.prod(plan_spacing(self.model, properties))) / 1000.0
+        labels = labels_in_scan(logits, self.model, properties)
+        return Prediction(labels, properties, fold_labels, voxel_ml, entropy, found)
+
+    def _logits(self, image: Tensor) -> tuple[Tensor, list[NDArray[Any]]]:
+        """Mean logits (heads, *grid) of the folds in half precision, and each fold's labels."""
+        padded, unpad = self._pad(image)
         total: Tensor | None = None
         fold_labels = []
-        for weights in self.model.weights:
-            self.model.network.load_state_dict(weights)
-            logits = self._predictor.predict_sliding_window_return_logits(image).to("cpu")
-            fold_labels.append(np.asarray(label_manager.convert_logits_to_segmentation(logits)))
+        for fold in self.folds:
+            self.engine.use_fold(fold)
+            starts = self.window.starts(padded.shape[1:])
+            logits = slide(padded, self.engine, self.window, starts, self.passed).to("cpu")
+            logits = logits[(slice(None), *unpad[1:])]
+            fold_labels.append(labels_in_plan(logits, self.model))
             total = logits if total is None else total.add_(logits)
         assert total is not None
-        total /= len(self.model.weights)
-        entropy = {} if label_manager.has_regions else _entropy(total)
-        spacing = [float(size) for size in self.model.configuration.spacing]
-        if len(spacing) == 2:
-            spacing = [float(properties["spacing"][self.model.plans.transpose_forward[0]]), *spacing]
-        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
-            total, self.model.plans, self.model.configuration, label_manager, properties,
-            num_threads_torch=torch.get_num_threads(),
-        )  # fmt: skip
-        return Prediction(labels, properties, fold_labels, float(np.prod(spacing)) / 1000.0, entropy)
+        if len(self.folds) > 1:
+            total /= len(self.folds)
+        return total, fold_labels
 
-
-def _entropy(logits: Tensor) -> dict[int, float]:
-    """Mean entropy over each label's voxels of the ensemble, 0 (certain) to 1 (all labels alike)."""
-    log_p = torch.log_softmax(logits.float(), dim=0)
-    entropy = -(log_p.exp() * log_p).sum(0) / float(np.log(len(logits)))
-    labels = log_p.argmax(0)
-    return {int(label): float(entropy[labels == label].mean()) for label in labels.unique() if label != 0}
+    def _pad(self, image: Tensor) -> tuple[Tensor, Any]:
+        return pad_nd_image(image, self.window.patch, "constant", {"value": 0}, True, None)

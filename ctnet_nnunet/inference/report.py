@@ -16,14 +16,17 @@ from ctnet_nnunet.evaluation.pictures import Picture, colour, contour_figure, sv
 from ctnet_nnunet.evaluation.report import duration, style_sheet
 from ctnet_nnunet.evaluation.views import read_view
 from ctnet_nnunet.files import write_text
+from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.inference.model import Model
+from ctnet_nnunet.inference.reference import Reference
 from ctnet_nnunet.inference.run import Batch
+from ctnet_nnunet.inference.volume_figure import volume_figure
 
 NOTE = "For research. Not a medical device; not for diagnosis. A person must look at every contour."
 
 
 def write_reports(out: Path, model: Model, batch: Batch) -> None:
-    """Write ``CASE.html`` for each scan and ``report.html`` for all.
+    """Write ``CASE.html`` and ``CASE_viewer.html`` for each scan and ``report.html`` for all.
 
     Raises:
         DataError: If a scan that was just predicted can no longer be read.
@@ -43,12 +46,15 @@ def write_reports(out: Path, model: Model, batch: Batch) -> None:
         "versions": provenance.versions(),
         "hashes": model.hashes,
         "note": NOTE,
+        "reference": _described(batch.reference),
     }
     scan = environment.get_template("scan.html")
     for case in batch.labels:
-        page = scan.render(case=case, pictures=_pictures(case, model, batch), rows=_rows(case, batch),
+        viewer = _write_viewer(out, case, batch)
+        page = scan.render(case=case, viewer=viewer, volumes=_volume_picture(case, batch),
+                           pictures=_pictures(case, model, batch), rows=_rows(case, batch),
                            warnings=batch.warnings[case], seconds=batch.seconds[case],
-                           files=[file.name for file in batch.files[case]], **shared)  # fmt: skip
+                           files=[str(image.path.name) for image in batch.cases[case].images], **shared)  # fmt: skip
         write_text(out / f"{case}.html", page)
     cases = {case: batch.measurements[case] for case in batch.labels}
     page = environment.get_template("batch.html").render(
@@ -61,7 +67,7 @@ def write_reports(out: Path, model: Model, batch: Batch) -> None:
 def _pictures(case: str, model: Model, batch: Batch) -> list[Picture]:
     labels = model.dataset_json["labels"]
     scheme = LabelScheme(batch.structures, labels.get(IGNORE), model.file_ending)
-    view = read_view(batch.files[case][0], None, batch.labels[case], scheme)
+    view = read_view(batch.views[case][0], None, batch.views[case][1], scheme)
     pictures = []
     for structure, item in zip(batch.structures, batch.measurements[case], strict=True):
         if "empty" in item.flags:
@@ -72,9 +78,58 @@ def _pictures(case: str, model: Model, batch: Batch) -> list[Picture]:
     return pictures
 
 
+def _write_viewer(out: Path, case: str, batch: Batch) -> str:
+    """The name of the scan's viewer; empty for a 2D image, and where regions overlap and share voxels."""
+    scan, labels = batch.views[case]
+    values = [label for structure in batch.structures for label in structure.labels]
+    if read_image_header(scan).size[2:] in ((), (1,)) or len(values) != len(batch.structures):
+        return ""
+    from ctnet_nnunet.inference.viewer import write_viewer
+
+    name = f"{case}_viewer.html"
+    write_viewer(scan, labels, values, case, out / name)
+    return name
+
+
+def _volume_picture(case: str, batch: Batch) -> Picture | None:
+    """The scan's volumes among the training cases'; None where the model does not have them."""
+    if batch.reference is None:
+        return None
+    measured = {item.structure: item.volume_ml for item in batch.measurements[case]}
+    figure = volume_figure(batch.structures, measured, batch.reference)
+    if figure is None:
+        return None
+    caption = f"Dots: the {batch.reference.cases} training cases; diamond: this scan"
+    return Picture(svg_uri(figure), caption, f"{case}: volumes among those of the training cases")
+
+
+def _described(reference: Reference | None) -> str:
+    if reference is None:
+        return (
+            "This model does not hold its training cases’ volumes (ctnet reference writes them), "
+            "so there is nothing to compare with."
+        )
+    return (
+        f"Training: smallest to largest volume of {reference.cases} training cases ({reference.dataset}), measured "
+        "from their label maps; empty structures left out. A range of training cases is no range of healthy people."
+    )
+
+
+def _among(reference: Reference | None, structure: str, volume_ml: float) -> tuple[str, bool]:
+    """The training cases' range of a structure, and whether a volume lies outside."""
+    known = reference.volumes(structure) if reference else []
+    if not known:
+        return "–", False
+    return f"{known[0]:.2f} to {known[-1]:.2f}", volume_ml > 0 and not known[0] <= volume_ml <= known[-1]
+
+
 def _rows(case: str, batch: Batch) -> list[dict[str, Any]]:
     return [
-        {"colour": colour(batch.structures, structure), "item": item}
+        {
+            "colour": colour(batch.structures, structure),
+            "item": item,
+            "among": _among(batch.reference, structure.name, item.volume_ml),
+        }
         for structure, item in zip(batch.structures, batch.measurements[case], strict=True)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,12 +17,17 @@ import torch
 from ctnet_nnunet.errors import CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.metrics import Structure, structures_from_labels
-from ctnet_nnunet.files import sha256, write_text
-from ctnet_nnunet.image_check import check_image_file
-from ctnet_nnunet.inference.ensemble import Cost, Ensemble
-from ctnet_nnunet.inference.inputs import Case, find_cases
+from ctnet_nnunet.files import write_text
+from ctnet_nnunet.inference.cost import Cost
+from ctnet_nnunet.inference.deliver import Delivery, make_folder
+from ctnet_nnunet.inference.engine import Engine
+from ctnet_nnunet.inference.ensemble import Ensemble
+from ctnet_nnunet.inference.inputs import Case, Found, Wanted, find_cases, in_zip
 from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measure
 from ctnet_nnunet.inference.model import Model, load_model
+from ctnet_nnunet.inference.prepare import CONVERTED, Prepared, identity, prepare
+from ctnet_nnunet.inference.reference import Reference, differences, patient_axes, reference_of
+from ctnet_nnunet.laterality import sided_labels
 
 SPACING_FACTOR = 2.0
 """A voxel this many times larger or smaller than the plan's, along any axis, gets the scan flagged."""
@@ -50,17 +56,28 @@ class Request:
     folds: Sequence[str] | None = None
     speed: str = "balanced"
     device: str = "cpu"
+    engine: str = "auto"
+    maps: bool = False
     report: bool = False
     force: bool = False
+    channels: Sequence[str] = ()
 
 
 @dataclass
 class Batch:
-    """What was predicted: measurements and warnings by case, and the cases that failed with the reason."""
+    """What was predicted: measurements and warnings by case, and the cases that failed with the reason.
+
+    ``views`` are a case's first channel and its labels on one grid, for pictures; they last as long as the run.
+    ``companions`` are further files of a case, such as its DICOM-SEG.
+    """
 
     structures: tuple[Structure, ...]
-    files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    reference: Reference | None = None
+    cases: dict[str, Case] = field(default_factory=dict)
+    inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    views: dict[str, tuple[Path, Path]] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
+    companions: dict[str, list[Path]] = field(default_factory=dict)
     measurements: dict[str, list[Measurement]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -75,22 +92,32 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
     """
     device = _device(request.device)
     model = load_model(request.model, request.folds)
-    cases, failures = find_cases(request.source, model.channels, model.file_ending)
-    _refuse_existing(request, [f"{case.name}{model.file_ending}" for case in cases])
-    batch = Batch(structures_from_labels(model.dataset_json["labels"]), failures=failures)
-    _make_folder(request.out)
-    ensemble = Ensemble(model, device, request.speed, progress.passed)
+    with tempfile.TemporaryDirectory(prefix="ctnet-predict-") as temporary:
+        workspace = Path(temporary)
+        wanted = Wanted(list(model.dataset_json["channel_names"].values()), model.file_ending, request.channels)
+        found = find_cases(request.source, wanted, workspace)
+        structures = structures_from_labels(model.dataset_json["labels"])
+        delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
+        _refuse_existing(request, delivery, found.cases)
+        _require_writable(request.out)
+        ensemble = Ensemble(model, device, request.speed, progress.passed, request.engine, progress.line)
+        return _predict_all(request, ensemble, delivery, found, progress)
+
+
+def _predict_all(request: Request, ensemble: Ensemble, delivery: Delivery, found: Found, progress: Progress) -> Batch:
+    model = ensemble.model
+    batch = Batch(delivery.structures, reference_of(model.extras, model.source), failures=found.failures)
     started = datetime.now().astimezone()
-    for number, case in enumerate(cases, start=1):
+    for number, case in enumerate(found.cases, start=1):
         begun = time.monotonic()
         try:
-            _predict_case(ensemble, case, request.out, batch, progress, (number, len(cases)))
+            _predict_case(ensemble, case, delivery, request.maps, batch, progress, (number, len(found.cases)))
         except CTNetError as error:
-            batch.failures[case.name] = str(error)
-            progress.line(f"{case.name}: FAILED: {error}")
+            batch.failures[case.name] = in_zip(str(error), request.source, delivery.workspace)
+            progress.line(f"{case.name}: FAILED: {batch.failures[case.name]}")
             continue
         batch.seconds[case.name] = round(time.monotonic() - begun, 1)
-        _write_tables(request, model, batch, started, ensemble.low_precision)
+        _write_tables(request, model, batch, started, ensemble.engine)
     if not batch.labels:
         name, reason = next(iter(batch.failures.items()))
         raise DataError(f"no case could be predicted; the first, {name}: {reason}")
@@ -102,48 +129,68 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
 
 
 def _predict_case(
-    ensemble: Ensemble, case: Case, out: Path, batch: Batch, progress: Progress, place: tuple[int, int]
+    ensemble: Ensemble,
+    case: Case,
+    delivery: Delivery,
+    maps: bool,
+    batch: Batch,
+    progress: Progress,
+    place: tuple[int, int],
 ) -> None:
     model = ensemble.model
-    headers = [check_image_file(file, voxels=True) for file in case.files]
-    if any(not header.same_grid(headers[0]) for header in headers[1:]):
-        raise DataError(f"{case.files[0]}: the channels lie on different grids; resample them to one")
-    warnings = _warnings(headers[0].spacing, model)
+    trained = batch.reference.orientation if batch.reference else None
+    reader = model.plans.image_reader_writer_class.__name__
+    prepared = prepare(case, model.file_ending, reader, trained, delivery.workspace / "scans")
+    model.check_resampled(prepared.size, prepared.spacing, case.images[0].path)
+    for note in prepared.notes:
+        progress.line(f"{case.name}: {note}")
+    warnings = _warnings(prepared, model, batch.reference, case)
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
-    image, properties = ensemble.preprocess(case.files)
-    progress.case(*place, case.name, ensemble.cost(image))
-    prediction = ensemble.predict(image, properties)
-    target = out / f"{case.name}{model.file_ending}"
-    _write_labels(model, prediction.labels, properties, target)
+    image, properties = ensemble.preprocess(prepared.files)
+    progress.case(*place, case.name, ensemble.cost(image, properties))
+    prediction = ensemble.predict(image, properties, maps)
+    make_folder(delivery.out)  # not before: of a batch that fails as a whole nothing is left
+    on_scan = delivery.write_labels(case, prepared, prediction.labels, properties)
+    for name, values in prediction.maps.items():
+        delivery.write_map(case, prepared, name, values, on_scan)
     spacing = [float(size) for size in properties["spacing"]]
     batch.measurements[case.name] = measure(case.name, prediction, batch.structures, spacing)
-    batch.files[case.name], batch.labels[case.name] = case.files, target
+    batch.cases[case.name], batch.labels[case.name] = case, delivery.label_file(case)
+    batch.inputs[case.name] = [identity(image) for image in case.images]
+    batch.views[case.name] = (prepared.files[0], on_scan)
     batch.warnings[case.name] = warnings
+    try:
+        batch.companions[case.name] = delivery.write_companions(case)
+    except CTNetError as error:  # the label map is whole and stays
+        batch.companions[case.name] = []
+        batch.failures[f"{case.name}, beside its label map"] = str(error)
+        progress.line(f"{case.name}: FAILED beside its label map: {error}")
 
 
-def _warnings(spacing: Sequence[float], model: Model) -> list[str]:
+def _warnings(prepared: Prepared, model: Model, reference: Reference | None, case: Case) -> list[str]:
     """What makes this scan unlike the training cases, by its header."""
+    sided = sided_labels(model.dataset_json["labels"]).any and prepared.letters != "2D"
+    unknown = reference is None or reference.orientation is None
+    warnings = []
+    if sided and unknown and not case.dicom and prepared.letters != CONVERTED:
+        warnings.append(
+            f"the model does not say how its training scans lie, this one lies {prepared.letters}: left and right could"
+            " be exchanged; run `ctnet reference` where the training data is, or compare with `ctnet convert`"
+        )
+    if reference is not None:
+        spacing, extent = patient_axes(prepared.letters, prepared.spacing, prepared.size)
+        return [*warnings, *(f"{text}; check the result" for text in differences(reference, spacing, extent))]
     planned = sorted(float(size) for size in model.configuration.spacing)
-    given = sorted(float(size) for size in spacing)[-len(planned) :]
+    given = sorted(float(size) for size in prepared.spacing)[-len(planned) :]
     far = [f"{a:.2g} mm instead of {b:.2g}" for a, b in zip(given, planned, strict=True)
            if max(a / b, b / a) > SPACING_FACTOR]  # fmt: skip
-    return [f"voxels are far from the training's: {', '.join(far)}; check the result"] if far else []
+    if far:
+        warnings.append(f"voxels are far from the training's: {', '.join(far)}; check the result")
+    return warnings
 
 
-def _write_labels(model: Model, labels: Any, properties: dict[str, Any], target: Path) -> None:
-    """Through the plan's own writer, under a name that ends up as the target only when the file is whole."""
-    temporary = target.with_name(f".part_{os.getpid()}_{target.name}")
-    try:
-        model.plans.image_reader_writer_class().write_seg(labels, str(temporary), properties)
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SetupError(f"{target}: could not be written ({reason}); free disk space or fix the rights") from None
-
-
-def _write_tables(request: Request, model: Model, batch: Batch, started: datetime, low_precision: bool) -> None:
+def _write_tables(request: Request, model: Model, batch: Batch, started: datetime, engine: Engine) -> None:
     """Anew behind each case, so that an interrupted batch leaves tables of all that is done."""
     rows = [item for items in batch.measurements.values() for item in items]
     write_text(request.out / "volumes.csv", as_csv(rows))
@@ -152,35 +199,37 @@ def _write_tables(request: Request, model: Model, batch: Batch, started: datetim
     settings = {key: str(value) for key, value in asdict(request).items() if value is not None}
     record = {
         "started": started.isoformat(timespec="seconds"),
-        "settings": settings | {"folds": ", ".join(model.folds), "precision": "bf16" if low_precision else "float32"},
+        "settings": settings | {"folds": ", ".join(model.folds), "engine": engine.name, "precision": engine.precision},
         "model": {"trainer": model.trainer, "plans": model.plans.plans_name, "sha256": model.hashes},
         "versions": provenance.versions(),
         "machine": provenance.machine(),
         "cases": {
             case: {
-                "files": {file.name: sha256(file) for file in files},
+                "inputs": inputs,
+                "labels": batch.labels[case].relative_to(request.out).as_posix(),
+                "companions": [file.name for file in batch.companions.get(case, [])],
                 "seconds": batch.seconds.get(case),
                 "warnings": batch.warnings[case],
             }
-            for case, files in batch.files.items()
+            for case, inputs in batch.inputs.items()
         },
         "failures": batch.failures,
     }
     write_text(request.out / "run.json", json.dumps(record, indent=1) + "\n")
 
 
-def _refuse_existing(request: Request, names: list[str]) -> None:
-    if not request.force and (there := [name for name in names if (request.out / name).exists()]):
-        raise SetupError(f"{request.out / there[0]}: exists already ({len(there)} such); choose another -o, or --force")
+def _refuse_existing(request: Request, delivery: Delivery, cases: Sequence[Case]) -> None:
+    there = [file for case in cases if (file := delivery.label_file(case)).exists()]
+    if there and not request.force:
+        raise SetupError(f"{there[0]}: exists already ({len(there)} such); choose another -o, or --force")
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"{folder}: cannot be made ({error.strerror}); choose another -o") from None
-    if not os.access(folder, os.W_OK):
-        raise SetupError(f"{folder}: cannot be written to; choose another -o")
+def _require_writable(folder: Path) -> None:
+    """Before the work: the folder, or the one in which it would be made, takes files."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "cannot be written to" if there.is_dir() else "is no folder"
+        raise SetupError(f"{there}: {what}; choose another -o")
 
 
 def _device(name: str) -> torch.device:

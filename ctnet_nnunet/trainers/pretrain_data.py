@@ -156,9 +156,7 @@ def inside_size(pool: PooledDataset, patch_size: Sequence[int], token_stride: Se
     shapes = [pool.load_case(key)[0].shape[-dimensions:] for key in pool.identifiers]
     least = [2 * stride for stride in token_stride]
     fitting = [shape for shape in shapes if all(s >= m for s, m in zip(shape, least, strict=True))]
-    return tuple(
-        min([patch_size[axis], *(shape[axis] for shape in fitting)]) for axis in range(dimensions)
-    )
+    return tuple(min([patch_size[axis], *(shape[axis] for shape in fitting)]) for axis in range(dimensions))
 
 
 def pretrain_transforms(

@@ -231,4 +231,3 @@ def published_augmentation(stock: ComposeTransforms, patch_size: Sequence[int], 
         plane = {len(patch_size) - 2, len(patch_size) - 1}
         steps.insert(place, Rot90Transform(1, (0, 1, 2, 3), plane))
     return ComposeTransforms(steps)
-

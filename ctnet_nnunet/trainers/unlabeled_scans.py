@@ -19,9 +19,7 @@ def checked_unlabeled_folder(trainer: nnUNetTrainer) -> Path:
     plans, configuration = trainer.plans_manager, trainer.configuration_manager
     name = plans.dataset_name
     folder = unlabeled_folder(Path(trainer.preprocessed_dataset_folder).parent, configuration.data_identifier)
-    command = (
-        f"ctnet preprocess-unlabeled -d {int(name[7:10])} -c {trainer.configuration_name} -p {plans.plans_name}"
-    )
+    command = f"ctnet preprocess-unlabeled -d {int(name[7:10])} -c {trainer.configuration_name} -p {plans.plans_name}"
     raw = Path(str(nnUNet_raw)) / name if nnUNet_raw.is_set() else None
     check_unlabeled_folder(folder, plans.plans, configuration.configuration, command, raw)
     return folder

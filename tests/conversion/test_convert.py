@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from ctnet_nnunet.conversion.cases import Case, Image, Listing, case_name
 from ctnet_nnunet.conversion.sources.nifti import list_pairs
 from ctnet_nnunet.errors import DataError, SetupError
+from ctnet_nnunet.folder_lock import folder_lock
 from tests.conftest import NnunetEnv
 from tests.conversion.fakes import all_points, files_under, label_like, pairs, run, scan, values_at, write
 
@@ -273,7 +274,30 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     images, labels = pairs(tmp_path / "source")
+    with (
+        folder_lock(tmp_path / ".Dataset501_Test.partial"),
+        pytest.raises(SetupError, match=r"\.partial: a run or one of its commands still works there"),
+    ):
+        run(list_pairs(images, labels, []), tmp_path)
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
+    images, labels = pairs(tmp_path / "source")
+    left = tmp_path / ".Dataset501_Test.partial"
+    (left / "imagesTr").mkdir(parents=True)
+    (left / "imagesTr" / "stale_0000.nii.gz").write_bytes(b"half a scan")
+    (left / ".lock").touch()
+    run(list_pairs(images, labels, []), tmp_path)
+    assert not left.exists()
+    files = files_under(tmp_path / "Dataset501_Test")
+    assert not [name for name in files if "stale" in name or ".lock" in name]
+    assert run(list_pairs(images, labels, []), tmp_path, force=True).exit_status == 0
+
+
+def test_on_a_system_without_locks_a_left_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = pairs(tmp_path / "source")
     (tmp_path / ".Dataset501_Test.partial").mkdir()
+    monkeypatch.setattr("ctnet_nnunet.conversion.target.HAS_LOCKS", False)
     with pytest.raises(DataError, match="remove the folder"):
         run(list_pairs(images, labels, []), tmp_path)
 

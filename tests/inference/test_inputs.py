@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ctnet_nnunet.errors import DataError
-from ctnet_nnunet.inference.inputs import find_cases
+from ctnet_nnunet.inference.inputs import Case, Found, Wanted, find_cases
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -17,38 +17,46 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
+def find(source: Path, channels: int, workspace: Path | None = None) -> Found:
+    names = [f"channel{number}" for number in range(channels)]
+    return find_cases(source, Wanted(names, ".nii.gz"), workspace or source.parent)
+
+
+def files(case: Case) -> list[str]:
+    return [image.path.name for image in case.images]
+
+
 def test_nnunet_naming(tmp_path: Path) -> None:
     folder = touch(tmp_path / "a", *(f"p{case}_{channel:04d}.nii.gz" for case in (1, 2) for channel in (0, 1)))
     touch(folder, "notes.txt", ".hidden_0000.nii.gz")
-    cases, failures = find_cases(folder, 2, ".nii.gz")
-    assert failures == {}
-    assert [(case.name, [file.name for file in case.files]) for case in cases] == [
+    found = find(folder, 2)
+    assert found.failures == {}
+    assert [(case.name, files(case)) for case in found.cases] == [
         (f"p{n}", [f"p{n}_0000.nii.gz", f"p{n}_0001.nii.gz"]) for n in (1, 2)
     ]
 
 
 def test_any_names_are_cases_of_a_one_channel_model(tmp_path: Path) -> None:
     folder = touch(tmp_path / "a", "t1.nii.gz", "brain_0000.nii.gz")
-    cases, _ = find_cases(folder, 1, ".nii.gz")
-    assert [case.name for case in cases] == ["brain_0000", "t1"]
+    assert [case.name for case in find(folder, 1).cases] == ["brain_0000", "t1"]
     with pytest.raises(DataError, match="wants 2 channels"):
-        find_cases(folder, 2, ".nii.gz")
+        find(folder, 2)
 
 
 def test_a_missing_or_surplus_channel_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     folder = touch(tmp_path / "a", "p_0000.nii.gz", "p_0001.nii.gz", "q_0001.nii.gz")
     touch(folder, "r_0000.nii.gz", "r_0001.nii.gz", "r_0002.nii.gz")
-    cases, failures = find_cases(folder, 2, ".nii.gz")
-    assert [case.name for case in cases] == ["p"]
-    assert "0000 is missing" in failures["q"]
-    assert "0002 is one too many" in failures["r"]
+    found = find(folder, 2)
+    assert [case.name for case in found.cases] == ["p"]
+    assert "0000 is missing" in found.failures["q"]
+    assert "0002 is one too many" in found.failures["r"]
 
 
 def test_a_single_file_brings_its_other_channels(tmp_path: Path) -> None:
     folder = touch(tmp_path / "a", "p_0000.nii.gz", "p_0001.nii.gz", "q_0000.nii.gz")
-    (case,), _ = find_cases(folder / "p_0000.nii.gz", 2, ".nii.gz")
-    assert [file.name for file in case.files] == ["p_0000.nii.gz", "p_0001.nii.gz"]
-    (case,), _ = find_cases(folder / "q_0000.nii.gz", 1, ".nii.gz")
+    (case,) = find(folder / "p_0000.nii.gz", 2).cases
+    assert files(case) == ["p_0000.nii.gz", "p_0001.nii.gz"]
+    (case,) = find(folder / "q_0000.nii.gz", 1).cases
     assert case.name == "q"
 
 
@@ -56,4 +64,4 @@ def test_a_single_file_brings_its_other_channels(tmp_path: Path) -> None:
 def test_nothing_to_predict(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=name):
-        find_cases(tmp_path / name, 1, ".nii.gz")
+        find(tmp_path / name, 1)

@@ -44,7 +44,8 @@ def test_a_batch_with_a_report(model_folder: Path, scans: Path, tmp_path: Path) 
     assert "× 2 mirrors × 2 folds" in text
     assert "failed: broken:" in text
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*(f"{n}.nii.gz" for n in names), *(f"{n}.html" for n in names), "report.html", "run.json", "volumes.csv",
+        [*(f"{n}.nii.gz" for n in names), *(f"{n}.html" for n in names),
+         *(f"{n}_viewer.html" for n in names), "report.html", "run.json", "volumes.csv",
          "volumes.json"]
     )  # fmt: skip
     record = json.loads((out / "run.json").read_text())
@@ -64,7 +65,8 @@ def test_what_is_refused_before_anything_is_written(model_folder: Path, scans: P
     out = tmp_path / "out"
     for words, expected in (
         (["--device", "tpu"], "cpu, cuda or mps"),
-        (["--speed", "fast"], "one of balanced, best"),
+        (["--speed", "slow"], "one of best, balanced, fast"),
+        (["--engine", "tensorrt"], "one of auto, torch, openvino"),
         (["-f", "7"], "no such checkpoint"),
     ):
         with pytest.raises(CTNetError, match=expected):
@@ -95,3 +97,19 @@ def test_only_broken_scans(model_folder: Path, tmp_path: Path) -> None:
     bad.write_bytes(gzip.compress(b"no image"))
     with pytest.raises(DataError, match="no case could be predicted; the first, bad:"):
         predict("-i", bad, "-o", tmp_path / "out", "-m", model_folder)
+
+
+def test_maps_lie_on_the_scan(model_folder: Path, scans: Path, tmp_path: Path) -> None:
+    file = sorted(scans.iterdir())[0]
+    status, text = predict("-i", file, "-o", tmp_path / "out", "-m", model_folder, "--maps", "--speed", "fast")
+    assert status == 0 and "× 1 mirrors × 2 folds" in text and "GB of memory" in text
+    scan = sitk.ReadImage(str(file))
+    name = file.name.removesuffix(".nii.gz")
+    for kind, values in (("entropy", None), ("disagreement", {0.0, 0.5, 1.0})):
+        image = sitk.ReadImage(str(tmp_path / "out" / f"{name}_{kind}.nii.gz"))
+        assert (image.GetSize(), image.GetOrigin(), image.GetDirection()) == (
+            scan.GetSize(), scan.GetOrigin(), scan.GetDirection()
+        )  # fmt: skip
+        array = sitk.GetArrayFromImage(image)
+        assert array.min() >= 0 and array.max() <= 1 and array.max() > 0
+        assert values is None or image.GetSpacing() != scan.GetSpacing() or set(np.unique(array)) <= values

@@ -28,7 +28,7 @@ def list_dicom(root: Path, cases: str, channels: list[str], labels: Path | None,
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    patterns = dict(_channel(text) for text in channels)
+    patterns = dict(channel_pattern(text) for text in channels)
     masks = {stem(path): path for path in sorted(labels.iterdir()) if is_image(path)} if labels else {}
     listing = Listing(root, list(patterns) or ["image"])
     for folder in _case_folders(root, cases):
@@ -37,9 +37,9 @@ def list_dicom(root: Path, cases: str, channels: list[str], labels: Path | None,
             found = _series(folder)
             if not found:
                 continue
-            chosen = [_choose(found, pattern, channel, folder) for channel, pattern in patterns.items()]
+            chosen = [choose_series(found, pattern, channel, folder) for channel, pattern in patterns.items()]
             chosen = chosen or [_only(found, folder)]
-            images = tuple(_image(headers, folder, volume) for headers in chosen)
+            images = tuple(series_image(headers, folder, volume) for headers in chosen)
         except CTNetError as error:
             listing.refused[name] = str(error).replace(f"{root}/", "")
             continue
@@ -55,7 +55,12 @@ def list_dicom(root: Path, cases: str, channels: list[str], labels: Path | None,
     return listing
 
 
-def _channel(text: str) -> tuple[str, re.Pattern[str]]:
+def channel_pattern(text: str) -> tuple[str, re.Pattern[str]]:
+    """``NAME=REGEX`` as a name and an expression that knows no case.
+
+    Raises:
+        DataError: it is neither.
+    """
     name, equals, pattern = text.partition("=")
     if not equals or not name:
         raise DataError(f"--channel {text!r}: wanted NAME=REGEX, for example FLAIR=flair")
@@ -87,29 +92,40 @@ def _series(folder: Path) -> list[list[Header]]:
     return [groups[key] for key in sorted(groups, key=lambda key: groups[key][0].path)]
 
 
-def _describe(series: list[list[Header]]) -> str:
+def describe(series: list[list[Header]]) -> str:
+    """The series' descriptions and numbers of files, for a message."""
     return ", ".join(f"{headers[0].description or 'without a name'!r} ({len(headers)} files)" for headers in series)
 
 
-def _choose(series: list[list[Header]], pattern: re.Pattern[str], channel: str, folder: Path) -> list[Header]:
+def choose_series(series: list[list[Header]], pattern: re.Pattern[str], channel: str, folder: Path) -> list[Header]:
+    """The one series whose description fits.
+
+    Raises:
+        DataError: none or several do.
+    """
     fitting = [headers for headers in series if pattern.search(headers[0].description)]
     if len(fitting) != 1:
         what = f"lacks the channel {channel}" if not fitting else f"has {len(fitting)} series for the channel {channel}"
-        raise DataError(f"{folder}: {what}; its series: {_describe(series)}")
+        raise DataError(f"{folder}: {what}; its series: {describe(series)}")
     return fitting[0]
 
 
 def _only(series: list[list[Header]], folder: Path) -> list[Header]:
     if len(series) > 1:
         raise DataError(
-            f"{folder}: holds {len(series)} series: {_describe(series)}; choose with --channel NAME=REGEX, "
+            f"{folder}: holds {len(series)} series: {describe(series)}; choose with --channel NAME=REGEX, "
             "or separate them"
         )
     return series[0]
 
 
-def _image(headers: list[Header], folder: Path, volume: int | None) -> Image:
-    """The series as one image, its slices in order."""
+def series_image(headers: list[Header], folder: Path, volume: int | None) -> Image:
+    """The series as one image, its slices in order.
+
+    Raises:
+        DataError: it makes no volume.
+        SetupError: it needs dcm2niix, which is not installed.
+    """
     reasons = {header.needs_dcm2niix for header in headers}
     reason = next(iter(sorted(reasons, reverse=True)))
     if reason:

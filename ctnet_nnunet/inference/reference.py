@@ -1,0 +1,164 @@
+"""What the training cases were like, kept beside the model: volumes of their structures, voxels, extent, orientation.
+
+It is measured from the dataset's own label maps by ``ctnet reference``, never estimated; a model without it is
+predicted with all the same, and its report says that there is nothing to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import SimpleITK as sitk
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctnet_nnunet.conversion.geometry import orientation, to_ras
+from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.evaluation.cases import read_label_scheme
+from ctnet_nnunet.evaluation.volumes import read_label_map
+from ctnet_nnunet.files import write_text
+
+FILE = "reference_volumes.json"
+FEWEST_CASES = 3
+"""Below, a range says nothing and is not shown."""
+FAR = 1.5
+"""A scan this many times larger or smaller than any training case is flagged."""
+
+_Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Range(BaseModel):
+    """Smallest and largest value of the training cases along each axis (right-left, front-back, up-down), in mm."""
+
+    model_config = ConfigDict(extra="forbid")
+    low: list[_Finite]
+    high: list[_Finite]
+
+
+class Reference(BaseModel):
+    """The training cases. ``volumes_ml`` are sorted, so that no value leads to a case."""
+
+    model_config = ConfigDict(extra="forbid")
+    dataset: Annotated[str, Field(max_length=256)]
+    cases: Annotated[int, Field(ge=1)]
+    orientations: dict[Annotated[str, Field(pattern=r"^([RLAPIS]{3}|2D)$")], int]
+    spacing_mm: Range
+    extent_mm: Range
+    volumes_ml: dict[str, list[_Finite]]
+
+    @property
+    def orientation(self) -> str | None:
+        """Three letters where all training scans lie alike, else None."""
+        return next(iter(self.orientations)) if len(self.orientations) == 1 and "2D" not in self.orientations else None
+
+    def volumes(self, structure: str) -> list[float]:
+        """Sorted, in ml, of the cases that have the structure; empty where they are too few to compare with."""
+        found = [volume for volume in self.volumes_ml.get(structure, []) if volume > 0]
+        return found if len(found) >= FEWEST_CASES else []
+
+
+def reference_of(extras: dict[str, dict[str, Any]], where: Path) -> Reference | None:
+    """The reference among a model's files; None where it has none.
+
+    Raises:
+        DataError: It is not as ``ctnet reference`` writes it.
+    """
+    if FILE not in extras:
+        return None
+    try:
+        return Reference.model_validate(extras[FILE])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(f"{where}/{FILE}: {place}: {first['msg']}; write it again with `ctnet reference`") from None
+
+
+def measure_reference(labels: Path, dataset_json: Path, name: str) -> Reference:
+    """Measure the label maps of a training set.
+
+    Args:
+        labels: ``labelsTr``, or ``gt_segmentations`` of the preprocessed dataset.
+        dataset_json: Says what the labels are called.
+        name: The dataset's.
+
+    Raises:
+        DataError: No label map, or one that cannot be read.
+    """
+    scheme = read_label_scheme(dataset_json)
+    files = sorted(labels.glob(f"*{scheme.file_ending}")) if labels.is_dir() else []
+    if not files:
+        raise DataError(f"{labels}: holds no *{scheme.file_ending}; name the folder of the label maps with --labels")
+    letters: Counter[str] = Counter()
+    spacings, extents = [], []
+    volumes: dict[str, list[float]] = {structure.name: [] for structure in scheme.structures}
+    for file in files:
+        volume, array = read_label_map(file, scheme.known)
+        letters[orientation(volume.image)] += 1
+        spacing, extent = spacing_and_extent(volume.image)
+        spacings.append(spacing)
+        extents.append(extent)
+        for structure in scheme.structures:
+            volumes[structure.name].append(int(structure.mask(array).sum()) * math.prod(volume.spacing) / 1000.0)
+    return Reference(
+        dataset=name,
+        cases=len(files),
+        orientations=dict(sorted(letters.items())),
+        spacing_mm=_range(spacings),
+        extent_mm=_range(extents),
+        volumes_ml={key: sorted(round(value, 6) for value in values) for key, values in volumes.items()},
+    )
+
+
+def write_reference(reference: Reference, model: Path) -> Path:
+    """Write it into a model's folder."""
+    file = model / FILE
+    write_text(file, json.dumps(reference.model_dump(), indent=1) + "\n")
+    return file
+
+
+def spacing_and_extent(image: sitk.Image) -> tuple[list[float], list[float]]:
+    """Voxel size and field of view in mm, along the patient's axes (nearest to them, for an oblique scan)."""
+    turned = to_ras(image)
+    spacing = [float(size) for size in turned.GetSpacing()]
+    return spacing, [count * size for count, size in zip(turned.GetSize(), spacing, strict=True)]
+
+
+def patient_axes(letters: str, spacing: Sequence[float], size: Sequence[int]) -> tuple[list[float], list[float]]:
+    """As :func:`spacing_and_extent`, from what a header says: ``letters`` as RAS, mm, voxels (x, y, z)."""
+    order = range(len(spacing)) if letters == "2D" else [_axis(letters, pair) for pair in ("RL", "AP", "SI")]
+    return [spacing[axis] for axis in order], [spacing[axis] * size[axis] for axis in order]
+
+
+def _axis(letters: str, pair: str) -> int:
+    return next(index for index, letter in enumerate(letters) if letter in pair)
+
+
+def differences(reference: Reference, spacing: Sequence[float], extent: Sequence[float]) -> list[str]:
+    """What of a scan's grid lies far outside of the training cases', each as half a sentence."""
+    found = []
+    for what, values, known in (
+        ("voxels", spacing, reference.spacing_mm),
+        ("field of view", extent, reference.extent_mm),
+    ):
+        if len(values) != len(known.low):
+            continue
+        far = [
+            f"{value:.3g} mm instead of {low:.3g} to {high:.3g}"
+            for value, low, high in zip(values, known.low, known.high, strict=True)
+            if value > FAR * high or value < low / FAR
+        ]
+        if far:
+            found.append(f"{what} far from the training cases': {', '.join(far)}")
+    return found
+
+
+def _range(rows: list[list[float]]) -> Range:
+    if len({len(row) for row in rows}) > 1:
+        raise DataError("the label maps mix 2D and 3D; separate them")
+    array = np.round(np.array(rows), 6)
+    return Range(low=array.min(axis=0).tolist(), high=array.max(axis=0).tolist())

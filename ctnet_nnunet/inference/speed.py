@@ -1,0 +1,41 @@
+"""What ``--speed`` means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctnet_nnunet.errors import SetupError
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Attributes:
+    low_precision: bf16 where the device has it (fp16 on older GPUs), else float32.
+    mirrors: Test-time mirroring over the axes that the model allows.
+    step: Of the sliding window, as a share of the patch.
+    folds: How many of the model's at most; None for all.
+    """
+
+    low_precision: bool
+    mirrors: bool
+    step: float
+    folds: int | None
+
+
+# docs/benchmarks.md says what "fast" costs in Dice.
+SPEEDS = {
+    "best": Speed(low_precision=False, mirrors=True, step=0.5, folds=None),
+    "balanced": Speed(low_precision=True, mirrors=True, step=0.5, folds=None),
+    "fast": Speed(low_precision=True, mirrors=False, step=0.5, folds=None),
+}
+
+
+def speed_of(name: str) -> Speed:
+    """One of ``SPEEDS``.
+
+    Raises:
+        SetupError: Naming those that exist.
+    """
+    if name not in SPEEDS:
+        raise SetupError(f"--speed {name}: one of {', '.join(SPEEDS)}")
+    return SPEEDS[name]
