@@ -16,8 +16,8 @@ from ctnet_nnunet.errors import DataError
 
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "ImageType", "FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID",
-    "SeriesDescription", "ProtocolName", "PatientID", "InstitutionName", "Modality", "Rows", "Columns", "SamplesPerPixel",
-    "BitsAllocated", "NumberOfFrames", "PixelSpacing",
+    "SeriesDescription", "ProtocolName", "PatientID", "InstitutionName", "Modality", "Rows", "Columns",
+    "SamplesPerPixel", "BitsAllocated", "NumberOfFrames", "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope",
     "RescaleIntercept", "EchoTime", "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber",
     "InstanceNumber",
