@@ -18,7 +18,8 @@ from ctnet_nnunet.evaluation.report import style_sheet
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.inspection.planes import ShownSlice, ShownStudy
 
-COLUMNS, PANEL_INCH = 4, 2.6
+COLUMNS = 4
+PANEL_INCH, TITLE_INCH, HEAD_INCH = 2.6, 0.25, 0.35
 FOUND = 0.5
 
 
@@ -46,9 +47,12 @@ def write_picture(study: ShownStudy, file: Path) -> None:
 def _figure(study: ShownStudy) -> Figure:
     rows = math.ceil(len(study.slices) / COLUMNS)
     columns = min(COLUMNS, len(study.slices))
-    figure = Figure(figsize=(columns * PANEL_INCH, rows * (PANEL_INCH + 0.25) + 0.35), facecolor="black")
+    height = rows * (PANEL_INCH + TITLE_INCH) + HEAD_INCH
+    figure = Figure(figsize=(columns * PANEL_INCH, height), facecolor="black")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.55 / (rows * (PANEL_INCH + 0.25) + 0.35))
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=0.01, top=1 - (HEAD_INCH + TITLE_INCH) / height, wspace=0.03, hspace=0.1
+    )
     for panel in panels:
         panel.set_axis_off()
     for panel, item in zip(panels, study.slices, strict=False):

@@ -109,7 +109,10 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
         for role, (there, cut) in counts.items():
             if not cut:
                 why = "is parallel to the hosts of every study" if there else "is in no study that has a host"
-                raise DataError(f"{where}: guest {role!r} {why}, so there is no line; choose other planes_guests")
+                raise DataError(
+                    f"{where}: guest {role!r} {why}, so there is no line; choose other planes_guests, or "
+                    "train the location alone: ctnet plan … --set planes_lines=0"
+                )
 
     def _say(self, hosts: list[Host], train: list[str], watched: list[str]) -> None:
         groups = len({host.group for host in hosts})
