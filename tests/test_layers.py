@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "unlabeled": {"planning"},
     "trainers": {*PURE, "planning", "unlabeled"},
     "nnunet_shim": {"trainers"},
-    "inference": {"architectures", "planning", "evaluation"},
+    "inference": {"architectures", "cross_modality", "planning", "evaluation"},
     "conversion": set(),
     "dataset_conversion": {"conversion"},
     "evaluation": set(),
