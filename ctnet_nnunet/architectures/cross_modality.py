@@ -1,13 +1,14 @@
 """Cross-modality feature fusion: two single-pair branches, and a fusion that their own masks guide.
 
-D. Zhang, G. Huang, Q. Zhang, J. Han, J. Han, Y. Yu, Pattern Recognition 110:107562 (2021), arXiv:2201.02356. A branch is
-also, but for its last layer, a generator of the feature transition, so a generator's weights start a branch. Where the
-released code and the paper leave a choice: one LeakyReLU slope (0.2) everywhere, logits as output.
+D. Zhang, G. Huang, Q. Zhang, J. Han, J. Han, Y. Yu, Pattern Recognition 110:107562 (2021), arXiv:2201.02356. A branch
+is also, but for its last layer, a generator of the feature transition, so a generator's weights start a branch. Where
+the released code leaves a choice: one LeakyReLU slope (0.2) everywhere. The output is logits, as nnU-Net wants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -131,7 +132,7 @@ class PlanBranch(Branch):
         if transformer is not None:
             self.transformer = transformer
         finest = self.decoder.seg_layers[-1]  # type: ignore[index, union-attr]
-        self.decoder.seg_layers = nn.ModuleList([finest])  # type: ignore[list-item]
+        self.decoder.seg_layers = nn.ModuleList([finest])  # type: ignore[union-attr, list-item]
         # The whole, for its own way through the encoder; a tuple keeps it out of the state dict.
         self._network = (network,)
         channels = self.encoder.output_channels  # type: ignore[union-attr]
@@ -301,7 +302,7 @@ class Discriminator(nn.Module):
         convolution, norm = CONVOLUTIONS[dimensions], NORMS[dimensions]
         widths = [features * 2**level for level in range(levels)]
         layers: list[nn.Module] = [convolution(input_channels, widths[0], 4, 2, 1)]
-        for before, width in zip(widths, widths[1:], strict=False):
+        for before, width in pairwise(widths):
             layers += [convolution(before, width, 4, 2, 1), norm(width), nn.LeakyReLU(slope)]
         self.layers = nn.Sequential(*layers, convolution(widths[-1], 1, 4, 1, 1))
 

@@ -15,6 +15,7 @@ from ctnet_nnunet.cli.evaluate import compare, evaluate
 from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.plan import plan
 from ctnet_nnunet.cli.predict import predict
+from ctnet_nnunet.cli.synthesize import synthesize
 from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
 from ctnet_nnunet.errors import CTNetError
@@ -50,6 +51,7 @@ app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
 app.command("demo")(demo)
 app.command("predict", cls=ListsAfterOptions)(predict)
+app.command("synthesize")(synthesize)
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 

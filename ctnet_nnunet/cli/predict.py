@@ -59,6 +59,9 @@ def predict(
     report: Annotated[bool, typer.Option("--report", help="A page for each scan and one for the batch.")] = False,
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
     force: Annotated[bool, typer.Option(help="Write over earlier label maps.")] = False,
+    synthesis: Annotated[
+        Path | None, typer.Option(help="A nnUNetTrainerCMFT model that makes a pair of sequences that a scan lacks.")
+    ] = None,
 ) -> None:
     """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
     require_supported_nnunet()
@@ -66,7 +69,7 @@ def predict(
         raise SetupError(f"--speed {speed}: one of {', '.join(SPEEDS)}")
     from ctnet_nnunet.inference.run import Request, predict_scans
 
-    request = Request(source, out, model, folds, speed, device, report, force)
+    request = Request(source, out, model, folds, speed, device, report, force, synthesis)
     batch = predict_scans(request, Lines())
     for case, items in batch.measurements.items():
         flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,24 @@ _CHANNEL = re.compile(r"_(\d{4})$")
 
 @dataclass(frozen=True)
 class Case:
-    """A case's name and its channels' files, in order."""
+    """A case's name and its channels' files, in order.
+
+    Attributes:
+        missing: Channels that the case lacks; another channel's file stands in for them.
+    """
 
     name: str
     files: tuple[Path, ...]
+    missing: tuple[int, ...] = ()
 
 
-def find_cases(source: Path, channels: int, ending: str) -> tuple[list[Case], dict[str, str]]:
+def find_cases(
+    source: Path, channels: int, ending: str, optional: Sequence[Sequence[int]] = ()
+) -> tuple[list[Case], dict[str, str]]:
     """The cases of ``source``, and those that cannot be used with the reason.
 
     A folder whose files all end in ``_0000`` and so on is in nnU-Net's naming; otherwise each file is a case of a
-    one-channel model.
+    one-channel model. A case may lack all channels of one of the groups in ``optional``.
 
     Raises:
         DataError: If there is nothing to predict.
@@ -52,7 +60,11 @@ def find_cases(source: Path, channels: int, ending: str) -> tuple[list[Case], di
     cases, failures = [], {}
     for name, found in grouped.items():
         missing = [number for number in range(channels) if number not in found]
-        if missing or len(found) != channels:
+        if sorted(missing) in [sorted(group) for group in optional] and len(found) + len(missing) == channels:
+            stand_in = found[min(found)]
+            files_or_stand_in = tuple(found.get(number, stand_in) for number in range(channels))
+            cases.append(Case(name, files_or_stand_in, tuple(missing)))
+        elif missing or len(found) != channels:
             number = missing[0] if missing else max(found)
             problem = "is missing" if missing else "is one too many"
             failures[name] = f"channel {number:04d} {problem}: the model wants {channels}"

@@ -16,9 +16,12 @@ from ctnet_nnunet.architectures.from_plan import as_ctnet, network_from_plan
 from ctnet_nnunet.checkpoints import compare_weights, read_checkpoint
 from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
 from ctnet_nnunet.files import sha256
+from ctnet_nnunet.planning.cross_modality import fusion_network
 from ctnet_nnunet.planning.options import read_options
 
 CHECKPOINT = "checkpoint_final.pth"
+OF_A_FUSION = "fusion.seg_layers.0.weight"
+"""A key that cross-modality networks alone have."""
 # The plan names these; nnU-Net looks them up inside its own package, and only what is known here gets that far.
 KNOWN = {
     "image_reader_writer": {"SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO"},
@@ -156,11 +159,15 @@ def _refuse_unknown_names(plans: Mapping[str, Any], name: str, folder: Path) -> 
 def _network(
     configuration: Mapping[str, Any], channels: int, heads: int, weights: Mapping[str, Tensor], file: Path
 ) -> nn.Module:
-    """The plan's network, or the CTNet that it translates to: whichever the weights are of."""
+    """The plan's network, the CTNet that it translates to, or a fusion of two: whichever the weights are of."""
     architecture, patch = configuration["architecture"], configuration["patch_size"]
     options = read_options(configuration.get("ctnet"), "plans.json")
-    candidates = [architecture, as_ctnet(architecture, patch, options.transformer_options())]
-    networks = [network_from_plan(candidate, channels, heads, False) for candidate in candidates]
+    networks: list[nn.Module]
+    if OF_A_FUSION in weights:
+        networks = [fusion_network(configuration, options.cross_modality, heads)]
+    else:
+        candidates = [architecture, as_ctnet(architecture, patch, options.transformer_options())]
+        networks = [network_from_plan(candidate, channels, heads, False) for candidate in candidates]
     for network in networks:
         if not _differences(network, weights):
             return network

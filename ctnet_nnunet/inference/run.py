@@ -17,10 +17,11 @@ from ctnet_nnunet.errors import CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.metrics import Structure, structures_from_labels
 from ctnet_nnunet.files import sha256, write_text
-from ctnet_nnunet.image_check import check_image_file
+from ctnet_nnunet.image_check import check_image_file, refuse_other_grids
 from ctnet_nnunet.inference.ensemble import Cost, Ensemble
 from ctnet_nnunet.inference.inputs import Case, find_cases
 from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measure
+from ctnet_nnunet.inference.missing import MissingPairs
 from ctnet_nnunet.inference.model import Model, load_model
 
 SPACING_FACTOR = 2.0
@@ -52,6 +53,7 @@ class Request:
     device: str = "cpu"
     report: bool = False
     force: bool = False
+    synthesis: Path | None = None
 
 
 @dataclass
@@ -73,9 +75,10 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
     Raises:
         SetupError, DataError, PlanError, CheckpointError: If nothing can be predicted at all.
     """
-    device = _device(request.device)
+    device = torch_device(request.device)
     model = load_model(request.model, request.folds)
-    cases, failures = find_cases(request.source, model.channels, model.file_ending)
+    missing = MissingPairs(model, request.synthesis, device)
+    cases, failures = find_cases(request.source, model.channels, model.file_ending, missing.optional)
     _refuse_existing(request, [f"{case.name}{model.file_ending}" for case in cases])
     batch = Batch(structures_from_labels(model.dataset_json["labels"]), failures=failures)
     _make_folder(request.out)
@@ -84,13 +87,13 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
     for number, case in enumerate(cases, start=1):
         begun = time.monotonic()
         try:
-            _predict_case(ensemble, case, request.out, batch, progress, (number, len(cases)))
+            _predict_case(ensemble, missing, case, request.out, batch, progress, (number, len(cases)))
         except CTNetError as error:
             batch.failures[case.name] = str(error)
             progress.line(f"{case.name}: FAILED: {error}")
             continue
         batch.seconds[case.name] = round(time.monotonic() - begun, 1)
-        _write_tables(request, model, batch, started, ensemble.low_precision)
+        _write_tables(request, model, missing, batch, started, ensemble.low_precision)
     if not batch.labels:
         name, reason = next(iter(batch.failures.items()))
         raise DataError(f"no case could be predicted; the first, {name}: {reason}")
@@ -102,18 +105,24 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
 
 
 def _predict_case(
-    ensemble: Ensemble, case: Case, out: Path, batch: Batch, progress: Progress, place: tuple[int, int]
+    ensemble: Ensemble,
+    missing: MissingPairs,
+    case: Case,
+    out: Path,
+    batch: Batch,
+    progress: Progress,
+    place: tuple[int, int],
 ) -> None:
     model = ensemble.model
     headers = [check_image_file(file, voxels=True) for file in case.files]
-    if any(not header.same_grid(headers[0]) for header in headers[1:]):
-        raise DataError(f"{case.files[0]}: the channels lie on different grids; resample them to one")
-    warnings = _warnings(headers[0].spacing, model)
+    refuse_other_grids(case.name, [(file.name, header) for file, header in zip(case.files, headers, strict=True)])
+    warnings = [*missing.words(case), *_warnings(headers[0].spacing, model)]
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(case.files)
     progress.case(*place, case.name, ensemble.cost(image))
-    prediction = ensemble.predict(image, properties)
+    with missing.bridged(case, image) as complete:
+        prediction = ensemble.predict(complete, properties)
     target = out / f"{case.name}{model.file_ending}"
     _write_labels(model, prediction.labels, properties, target)
     spacing = [float(size) for size in properties["spacing"]]
@@ -143,7 +152,9 @@ def _write_labels(model: Model, labels: Any, properties: dict[str, Any], target:
         raise SetupError(f"{target}: could not be written ({reason}); free disk space or fix the rights") from None
 
 
-def _write_tables(request: Request, model: Model, batch: Batch, started: datetime, low_precision: bool) -> None:
+def _write_tables(
+    request: Request, model: Model, missing: MissingPairs, batch: Batch, started: datetime, low_precision: bool
+) -> None:
     """Anew behind each case, so that an interrupted batch leaves tables of all that is done."""
     rows = [item for items in batch.measurements.values() for item in items]
     write_text(request.out / "volumes.csv", as_csv(rows))
@@ -154,11 +165,12 @@ def _write_tables(request: Request, model: Model, batch: Batch, started: datetim
         "started": started.isoformat(timespec="seconds"),
         "settings": settings | {"folds": ", ".join(model.folds), "precision": "bf16" if low_precision else "float32"},
         "model": {"trainer": model.trainer, "plans": model.plans.plans_name, "sha256": model.hashes},
+        **({} if request.synthesis is None else {"synthesis": {"sha256": missing.hashes}}),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
         "cases": {
             case: {
-                "files": {file.name: sha256(file) for file in files},
+                "files": {file.name: sha256(file) for file in sorted(set(files))},
                 "seconds": batch.seconds.get(case),
                 "warnings": batch.warnings[case],
             }
@@ -183,7 +195,8 @@ def _make_folder(folder: Path) -> None:
         raise SetupError(f"{folder}: cannot be written to; choose another -o")
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device of a command's ``--device``; raises SetupError where there is none."""
     if name not in ("cpu", "cuda", "mps"):
         raise SetupError(f"--device {name!r}: cpu, cuda or mps")
     if name == "cuda" and not torch.cuda.is_available():

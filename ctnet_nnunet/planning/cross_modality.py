@@ -1,4 +1,4 @@
-"""The ``cross_modality`` table of the ``ctnet`` block, the pairs of sequences, and the networks that follow from both."""
+"""The ``cross_modality`` table of the ``ctnet`` block, the pairs of sequences, and the network that follows."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _plan_branch(configuration: Mapping[str, Any], sequences: int, num_classes: 
 def _check_paper_patch(patch_size: Sequence[int]) -> None:
     remedy = "plan another patch, or set cross_modality.arch=plan for the plan's own stages"
     if len(patch_size) != 3:
-        raise PlanError(f"plan: cross_modality.arch=paper is a 3d network, the patch {list(patch_size)} is 2d; {remedy}")
+        raise PlanError(f"plan: patch {list(patch_size)} is 2d, cross_modality.arch=paper is a 3d network; {remedy}")
     if any(size % PAPER_STRIDE for size in patch_size):
         raise PlanError(
             f"plan: patch {list(patch_size)}: cross_modality.arch=paper wants multiples of {PAPER_STRIDE}; {remedy}"

@@ -15,7 +15,6 @@ from ctnet_nnunet.trainers.stock_hooks import unwrapped
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 
 
-
 class nnUNetTrainerCMFF(CrossModalityTrainer):
     """nnU-Net's data, sampling and augmentation; the loss is the mean over the fused and both branches' outputs.
 

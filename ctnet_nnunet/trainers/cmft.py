@@ -81,8 +81,9 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
         self.knows_what_fits(network)
         dimensions = len(self.patch)
         self.translators = Translators(network, dimensions).to(self.device)
+        size_a, size_b = map(len, network.pairs)
         self.discriminators = Discriminators(
-            *(len(pair) for pair in network.pairs), dimensions, options.features, options.discriminator_levels
+            size_a, size_b, dimensions, options.features, options.discriminator_levels
         ).to(self.device)
         generator = torch.Generator().manual_seed(self.schedule.seed + self.local_rank)
         self.wrapped = self._distributed(self.translators)

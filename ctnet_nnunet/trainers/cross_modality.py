@@ -18,8 +18,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from ctnet_nnunet.architectures.cross_modality import CMFFNet
-from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
-from ctnet_nnunet.image_check import ImageHeader, read_image_header
+from ctnet_nnunet.errors import CheckpointError, PlanError
+from ctnet_nnunet.image_check import read_image_header, refuse_other_grids
 from ctnet_nnunet.planning.cross_modality import fusion_network, resolve_pairs
 from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
@@ -135,24 +135,6 @@ def settle(plans: dict[str, Any], configuration: str, dataset_json: Mapping[str,
     settled = {"pairs": [list(pair) for pair in pairs], "regions": bool(labels.has_regions)}
     own = (block or {}).get(KEY) or {}
     plans["configurations"][configuration]["ctnet"] = {**(block or {}), KEY: {**own, **settled}}
-
-
-def refuse_other_grids(case: str, headers: list[tuple[str, ImageHeader]]) -> None:
-    """Raise DataError when a case's files do not share one grid, naming the case and both grids."""
-    first_name, first = headers[0]
-    for name, header in headers[1:]:
-        if not header.same_grid(first):
-            raise DataError(
-                f"case {case}: {name} lies on another grid ({grid_text(header)}) than {first_name} "
-                f"({grid_text(first)}); register and resample the sequences to one grid, and preprocess again"
-            )
-
-
-def grid_text(header: ImageHeader) -> str:
-    """Size, spacing and origin, for a message."""
-    size = "×".join(map(str, header.size))
-    spacing, origin = (", ".join(f"{value:.4g}" for value in values) for values in (header.spacing, header.origin))
-    return f"{size} voxels of {spacing} mm from {origin}"
 
 
 def _channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
