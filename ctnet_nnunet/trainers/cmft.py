@@ -86,17 +86,16 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
             size_a, size_b, dimensions, options.features, options.discriminator_levels
         ).to(self.device)
         generator = torch.Generator().manual_seed(self.schedule.seed + self.local_rank)
-        self.wrapped = self._distributed(self.translators)
+        self.wrapped = self._distributed(self.translators, has_unused=True)  # the segmentation heads
         self.step = CMFTStep(
             self.wrapped, self.discriminators, self._distributed(self.discriminators), options.transition(), generator
         )
 
-    def _distributed(self, module: nn.Module) -> nn.Module:
-        """Segmentation heads get no gradient in this stage, so not every parameter is used."""
+    def _distributed(self, module: nn.Module, has_unused: bool = False) -> nn.Module:
         if not self.is_ddp:
             return module
         devices = [self.local_rank] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=has_unused)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ConstantScheduler]:
         schedule = self.schedule
