@@ -25,7 +25,7 @@ from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Share,
 PAPER_PAIRS = (("T1", "T1c"), ("T2", "FLAIR"))
 NAMES = {
     "T1": ("t1", "t1n", "t1w"),
-    "T1c": ("t1c", "t1ce", "t1gd", "t1post"),
+    "T1c": ("t1c", "t1ce", "t1gd", "t1post", "t1postcontrast"),
     "T2": ("t2", "t2w"),
     "FLAIR": ("flair", "t2f", "t2flair"),
 }
