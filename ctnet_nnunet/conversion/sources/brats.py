@@ -29,7 +29,7 @@ def list_brats(root: Path, channels: list[str], regions: bool, post_treatment: b
         post_treatment: label 4 is the resection cavity (since 2024), not the enhancing tumour (up to 2021).
 
     Raises:
-        DataError: an unknown channel; no such file; both ways of naming, whose label 4 differs.
+        DataError: an unknown channel; no such file; several ways of naming, whose labels differ.
     """
     unknown = [name for name in channels if name not in CHANNELS]
     if unknown or not root.is_dir():
