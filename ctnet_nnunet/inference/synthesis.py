@@ -97,7 +97,8 @@ class Synthesiser:
             made = generate(padded[(slice(None), *tile)][None].to(self.device))[0].float().cpu()
             total[(slice(None), *tile)] += made * weight
             weights[tile] += weight
-        return (total / weights)[tuple(back)] if len(back) == total.ndim else (total / weights)[(slice(None), *back)]
+        # The slicer's first entry counts the channels that were given, not those that were made.
+        return (total / weights)[(slice(None), *back[-len(self.patch) :])]
 
 
 def load_synthesiser(folder: Path, device: torch.device) -> Synthesiser:

@@ -97,17 +97,23 @@ class CrossModalityTrainer(nnUNetTrainerCTNet):
                 refuse_other_grids(case, [(file.name, read_image_header(file)) for file in files])
 
     def refuse_other(self, file: str, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse weights that were trained on other pairs, although their shapes may fit.
+        """Refuse weights of other pairs or another LeakyReLU, although their shapes may fit.
 
         Raises:
-            CheckpointError: Naming the pairs of both.
+            CheckpointError: Naming what both have.
         """
-        theirs = checkpoint.get("ctnet", {}).get(KEY, {}).get("pairs")
-        mine = self.named_pairs()
+        other = checkpoint.get("ctnet", {}).get(KEY, {})
+        theirs, mine = other.get("pairs"), self.named_pairs()
         if theirs is not None and [list(pair) for pair in theirs] != mine:
             raise CheckpointError(
                 f"{file}: its pairs are {_written(theirs)}, this training's are {_written(mine)}; train the first "
                 "stage with these, or set cross_modality.pairs to those"
+            )
+        slope = self.options.cross_modality.negative_slope
+        if other.get("negative_slope", slope) != slope:
+            raise CheckpointError(
+                f"{file}: was trained with cross_modality.negative_slope={other['negative_slope']}, this training has "
+                f"{slope}; transferred features would change, so set both alike"
             )
 
     def knows_what_fits(self, network: nn.Module) -> None:
