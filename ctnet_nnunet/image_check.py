@@ -7,6 +7,7 @@ path by which a scan of unknown origin enters goes through :func:`check_image_fi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +97,24 @@ def read_image_header(path: Path, max_voxels: int = MAX_VOXELS) -> ImageHeader:
     if not all(math.isfinite(o) for o in header.origin) or not is_orthonormal(header.direction):
         raise DataError(f"{path}: the header's axes are not finite and orthonormal; resample the scan to a plain grid")
     return header
+
+
+def refuse_other_grids(case: str, headers: Sequence[tuple[str, ImageHeader]]) -> None:
+    """Raise DataError when a case's files do not share one grid, naming the case and both grids."""
+    first_name, first = headers[0]
+    for name, header in headers[1:]:
+        if not header.same_grid(first):
+            raise DataError(
+                f"case {case}: {name} lies on another grid ({grid_text(header)}) than {first_name} "
+                f"({grid_text(first)}); register and resample them to one grid"
+            )
+
+
+def grid_text(header: ImageHeader) -> str:
+    """Size, spacing and origin, for a message."""
+    size = "×".join(map(str, header.size))
+    spacing, origin = (", ".join(f"{value:.4g}" for value in values) for values in (header.spacing, header.origin))
+    return f"{size} voxels of {spacing} mm from {origin}"
 
 
 def check_integrity(path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ctnet_nnunet.architectures.transformer import TransformerOptions
+from ctnet_nnunet.planning.cross_modality import CrossModality
 from ctnet_nnunet.planning.options import CTNetOptions, preset_block
 from ctnet_nnunet.planning.semi_supervised import SEMI_SUPERVISED_PRESETS, SemiSupervised
 
@@ -24,6 +25,7 @@ def _documented() -> set[str]:
 def test_every_key_is_documented() -> None:
     nested = {f"transformer.{name}" for name in TransformerOptions.__dataclass_fields__}
     nested |= {f"semi_supervised.{name}" for name in SemiSupervised.model_fields}
+    nested |= {f"cross_modality.{name}" for name in CrossModality.model_fields}
     assert _documented() == (set(CTNetOptions.model_fields) - {"transformer"}) | nested
 
 
@@ -51,3 +53,16 @@ def test_the_table_quotes_the_semi_supervised_presets() -> None:
             wanted = values[name]
             number = isinstance(wanted, float)
             assert text in ("", "null") or (float(text) == wanted if number else text == str(wanted).lower()), name
+
+
+def test_the_table_quotes_the_cross_modality_defaults() -> None:
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOCUMENT.read_text().splitlines()]
+    quoted: dict[str, str] = {}
+    for row in (row for row in cells if row[:1] and row[0].startswith("`cross_modality.")):
+        names = re.findall(r"cross_modality\.(\w+)", row[0])
+        quoted |= dict(zip(names, row[1].split(", "), strict=True))
+    values = CrossModality().model_dump()
+    assert quoted.keys() == values.keys()
+    for name, text in quoted.items():
+        wanted = "null" if values[name] is None else values[name]
+        assert float(text) == wanted if isinstance(wanted, float) else text == str(wanted), name

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "unlabeled": {"planning", "planes"},
     "trainers": {*PURE, "planning", "unlabeled", "planes"},
     "nnunet_shim": {"trainers"},
-    "inference": {"architectures", "planning", "evaluation", "conversion"},
+    "inference": {"architectures", "cross_modality", "planning", "evaluation", "conversion"},
     "conversion": {"planes"},
     "dataset_conversion": {"conversion"},
     "evaluation": set(),

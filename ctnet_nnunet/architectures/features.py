@@ -1,4 +1,4 @@
-"""The decoder's features at full resolution, behind which a pretext task puts a head of its own."""
+"""The decoder's features, behind which a pretext task or a fusion puts heads of its own."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ def encoder_features(network: nn.Module, image: Tensor) -> list[Tensor]:
     return skips
 
 
-def decoded_features(network: nn.Module, skips: list[Tensor]) -> Tensor:
-    """The encoder's maps → what the finest segmentation head would read: (B, features of stage 0, *patch)."""
+def decoder_features(network: nn.Module, skips: list[Tensor]) -> list[Tensor]:
+    """The encoder's maps → the deepest of them and what each decoder stage makes, coarsest first.
+
+    The last is what the finest segmentation head would read: (B, features of stage 0, *patch).
+    """
     decoder = network.decoder
-    features = skips[-1]
+    features = [skips[-1]]
     steps = zip(decoder.transpconvs, decoder.stages, reversed(skips[:-1]), strict=True)  # type: ignore[union-attr, arg-type]
     for upsample, stage, skip in steps:
-        features = stage(torch.cat((upsample(features), skip), 1))
+        features.append(stage(torch.cat((upsample(features[-1]), skip), 1)))
     return features
 
 
 def full_resolution_features(network: nn.Module, image: Tensor) -> Tensor:
     """Image (B, C, *patch) → what the finest segmentation head would read: (B, features of stage 0, *patch)."""
-    return decoded_features(network, encoder_features(network, image))
+    return decoder_features(network, encoder_features(network, image))[-1]

@@ -17,6 +17,7 @@ from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.plan import plan
 from ctnet_nnunet.cli.predict import predict
 from ctnet_nnunet.cli.reference import reference
+from ctnet_nnunet.cli.synthesize import synthesize
 from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
 from ctnet_nnunet.errors import CTNetError
@@ -55,6 +56,7 @@ app.command("demo")(demo)
 app.command("predict", cls=ListsAfterOptions)(predict)
 app.command("export", cls=ListsAfterOptions)(export)
 app.command("reference")(reference)
+app.command("synthesize")(synthesize)
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 

@@ -73,13 +73,17 @@ def predict(
         list[str] | None,
         typer.Option(help="NAME=REGEX on DICOM series' descriptions, NAME=SUFFIX in BIDS; once a channel."),
     ] = None,
+    synthesis: Annotated[
+        Path | None, typer.Option(help="A nnUNetTrainerCMFT model that makes a pair of sequences that a scan lacks.")
+    ] = None,
 ) -> None:
     """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
     require_supported_nnunet()
     speed_of(speed)
     from ctnet_nnunet.inference.run import Request, predict_scans
 
-    request = Request(source, out, model, folds, speed, device, engine, maps, report, force, channel or [])
+    chosen = channel or []
+    request = Request(source, out, model, folds, speed, device, engine, maps, report, force, chosen, synthesis)
     batch = predict_scans(request, Lines())
     for case, items in batch.measurements.items():
         flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]

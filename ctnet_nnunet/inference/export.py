@@ -15,9 +15,11 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from ctnet_nnunet.architectures.cross_modality import CMFFNet
 from ctnet_nnunet.errors import CheckpointError, SetupError
 from ctnet_nnunet.inference.bundle import DATASET, ENGINE_FOLDER, FORMAT, MANIFEST, MODEL, PLANS, VERSION
 from ctnet_nnunet.inference.model import Model, load_model
+from ctnet_nnunet.inference.synthesis import STAGE_ONE
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 _PLAIN_FILE = 0o100644 << 16
@@ -37,6 +39,10 @@ def export_model(
     if target.is_dir() or (target.exists() and not force):
         raise CheckpointError(f"{target}: exists already; choose another -o, or --force")
     model = load_model(source, folds)
+    if model.trainer == STAGE_ONE:
+        raise CheckpointError(f"{source}: {STAGE_ONE} segments nothing; export the nnUNetTrainerCMFF behind it")
+    if openvino and isinstance(model.network, CMFFNet):
+        raise SetupError("--openvino: a fusion of pairs of sequences runs in PyTorch only; leave it out")
     added = _engine_files(model) if openvino else {}
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

@@ -28,6 +28,7 @@ class Case:
         label_name: Of the label map, below the output folder and without ending.
         dicom: True where the first channel is a DICOM series.
         notes: What is to be said about the choice of files.
+        missing: Channels that the scan lacks; another channel's image stands in for them.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     label_name: str = ""
     dicom: bool = False
     notes: tuple[str, ...] = ()
+    missing: tuple[int, ...] = ()
 
     def label_file(self, out: Path, ending: str) -> Path:
         """Where its label map goes."""
@@ -47,11 +49,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the model takes: its channels' names and file ending, and the user's choice of series (``NAME=CHOICE``)."""
+    """What the model takes: its channels' names and file ending, and the user's choice of series (``NAME=CHOICE``).
+
+    A case in nnU-Net's naming may lack all channels of one of the groups in ``optional``.
+    """
 
     channels: Sequence[str]
     ending: str
     choices: Sequence[str] = ()
+    optional: Sequence[Sequence[int]] = ()
 
     def choice_of(self) -> dict[str, str]:
         """Channel → choice.
@@ -155,7 +161,7 @@ def _find_images(source: Path, files: list[Path], wanted: Wanted) -> Found:
             for file in _image_files(source.parent, ending)
             if (name := _stem(file, ending))[:-5] == wanted_stem and _CHANNEL.search(name)
         }
-    return _by_number(stems, channels)
+    return _by_number(stems, channels, [sorted(group) for group in wanted.optional])
 
 
 def _unique(stems: dict[Path, str]) -> Found:
@@ -169,7 +175,7 @@ def _unique(stems: dict[Path, str]) -> Found:
     return found
 
 
-def _by_number(stems: dict[Path, str], channels: int) -> Found:
+def _by_number(stems: dict[Path, str], channels: int, optional: Sequence[list[int]]) -> Found:
     grouped: dict[str, dict[int, Path]] = {}
     found = Found()
     for file, name in stems.items():
@@ -179,7 +185,11 @@ def _by_number(stems: dict[Path, str], channels: int) -> Found:
         numbers[int(name[-4:])] = file
     for name, numbers in grouped.items():
         missing = [number for number in range(channels) if number not in numbers]
-        if missing or len(numbers) != channels:
+        if missing in optional and len(numbers) + len(missing) == channels and name not in found.failures:
+            stand_in = numbers[min(numbers)]
+            images = tuple(Image(numbers.get(number, stand_in)) for number in range(channels))
+            found.cases.append(Case(name, images, missing=tuple(missing)))
+        elif missing or len(numbers) != channels:
             number = missing[0] if missing else max(numbers)
             problem = "is missing" if missing else "is one too many"
             found.failures[name] = f"channel {number:04d} {problem}: the model wants {channels}"

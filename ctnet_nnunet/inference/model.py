@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from ctnet_nnunet.inference.checked_json import checked, merged_configuration
 from ctnet_nnunet.inference.contents import Contents
 from ctnet_nnunet.inference.model_folder import read_folder
 from ctnet_nnunet.inference.schema import Dataset, Plans, Transformer
+from ctnet_nnunet.planning.cross_modality import fusion_network
 from ctnet_nnunet.planning.options import read_options
 
+OF_A_FUSION = "fusion.seg_layers.0.weight"
+"""A key that cross-modality networks alone have."""
 _CT_INTENSITIES = {"mean", "std", "percentile_00_5", "percentile_99_5"}
 
 
@@ -171,31 +175,33 @@ def _check_together(
 
 
 def _network(contents: Contents, configuration: Mapping[str, Any], channels: int, heads: int) -> nn.Module:
-    """The plan's network, or the CTNet that it translates to: whichever the weights are of.
+    """The plan's network, the CTNet that it translates to, or a fusion of two: whichever the weights are of.
 
     Built without memory first: a plan may declare a network of any size, and only one that the weights fill is made.
     """
     architecture, patch = configuration["architecture"], configuration["patch_size"]
-    options = read_options(configuration.get("ctnet"), f"{contents.where}plans.json").transformer_options()
+    block = read_options(configuration.get("ctnet"), f"{contents.where}plans.json")
+    options = block.transformer_options()
     if options is not None:
         checked(Transformer, {"stage": 0, **asdict(options)}, f"{contents.where}plans.json: ctnet.transformer")
     try:
-        return _fitting_network(contents, architecture, as_ctnet(architecture, patch, options), channels, heads)
+        if OF_A_FUSION in contents.weights[0]:
+            return _fitting_network(contents, [lambda: fusion_network(configuration, block.cross_modality, heads)])
+        translated = as_ctnet(architecture, patch, options)
+        candidates = [partial(network_from_plan, one, channels, heads, False) for one in (architecture, translated)]
+        return _fitting_network(contents, candidates)
     except PlanError as error:
         raise PlanError(f"{contents.where}plans.json: {str(error).removeprefix('plan: ')}") from None
 
 
-def _fitting_network(
-    contents: Contents, plain: Mapping[str, Any], translated: Mapping[str, Any], channels: int, heads: int
-) -> nn.Module:
-    candidates = [plain, translated]
-    for candidate in candidates:
+def _fitting_network(contents: Contents, candidates: Sequence[Callable[[], nn.Module]]) -> nn.Module:
+    for build in candidates:
         with torch.device("meta"):
-            network = network_from_plan(candidate, channels, heads, False)
+            network = build()
         if not _differences(network, contents.weights[0]):
-            return network_from_plan(candidate, channels, heads, False)
+            return build()
     with torch.device("meta"):
-        network = network_from_plan(candidates[0], channels, heads, False)
+        network = candidates[0]()
     _check_fits(network, contents.weights[0], contents.names[0])
     raise AssertionError("unreachable: the line above raises")
 

@@ -20,7 +20,7 @@ from ctnet_nnunet.conversion.read import IMAGE_ENDINGS, read_image
 from ctnet_nnunet.conversion.writer import write_image
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.files import sha256
-from ctnet_nnunet.image_check import MAX_VOXELS, check_image_file, check_voxels, read_image_header
+from ctnet_nnunet.image_check import MAX_VOXELS, check_image_file, check_voxels, read_image_header, refuse_other_grids
 from ctnet_nnunet.inference.inputs import Case
 
 CONVERTED = "RAS"
@@ -67,8 +67,8 @@ def prepare(case: Case, ending: str, reader: str, trained: str | None, folder: P
         letters = _letters(headers[0].direction)
         turning = trained is not None and reader not in _TURNS_ITSELF and letters not in ("2D", trained)
         if not turning:
-            if any(not header.same_grid(headers[0]) for header in headers[1:]):
-                raise DataError(f"{case.images[0]}: the channels lie on different grids; resample them to one")
+            names = [image.path.name for image in case.images]
+            refuse_other_grids(case.name, list(zip(names, headers, strict=True)))
             files = tuple(image.path for image in case.images)
             return Prepared(files, headers[0].spacing, headers[0].size, letters, None, case.notes)
     if ending not in IMAGE_ENDINGS:

@@ -24,6 +24,7 @@ from ctnet_nnunet.inference.engine import Engine
 from ctnet_nnunet.inference.ensemble import Ensemble
 from ctnet_nnunet.inference.inputs import Case, Found, Wanted, find_cases, in_zip
 from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measure
+from ctnet_nnunet.inference.missing import MissingPairs
 from ctnet_nnunet.inference.model import Model, load_model
 from ctnet_nnunet.inference.prepare import CONVERTED, Prepared, identity, prepare
 from ctnet_nnunet.inference.reference import Reference, differences, patient_axes, reference_of
@@ -61,6 +62,7 @@ class Request:
     report: bool = False
     force: bool = False
     channels: Sequence[str] = ()
+    synthesis: Path | None = None
 
 
 @dataclass
@@ -90,34 +92,43 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
     Raises:
         SetupError, DataError, PlanError, CheckpointError: If nothing can be predicted at all.
     """
-    device = _device(request.device)
+    device = torch_device(request.device)
     model = load_model(request.model, request.folds)
     with tempfile.TemporaryDirectory(prefix="ctnet-predict-") as temporary:
         workspace = Path(temporary)
-        wanted = Wanted(list(model.dataset_json["channel_names"].values()), model.file_ending, request.channels)
+        missing = MissingPairs(model, request.synthesis, device)
+        names = list(model.dataset_json["channel_names"].values())
+        wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
         found = find_cases(request.source, wanted, workspace)
         structures = structures_from_labels(model.dataset_json["labels"])
         delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
         _refuse_existing(request, delivery, found.cases)
         _require_writable(request.out)
         ensemble = Ensemble(model, device, request.speed, progress.passed, request.engine, progress.line)
-        return _predict_all(request, ensemble, delivery, found, progress)
+        return _predict_all(request, ensemble, missing, delivery, found, progress)
 
 
-def _predict_all(request: Request, ensemble: Ensemble, delivery: Delivery, found: Found, progress: Progress) -> Batch:
+def _predict_all(
+    request: Request,
+    ensemble: Ensemble,
+    missing: MissingPairs,
+    delivery: Delivery,
+    found: Found,
+    progress: Progress,
+) -> Batch:
     model = ensemble.model
     batch = Batch(delivery.structures, reference_of(model.extras, model.source), failures=found.failures)
     started = datetime.now().astimezone()
     for number, case in enumerate(found.cases, start=1):
         begun = time.monotonic()
         try:
-            _predict_case(ensemble, case, delivery, request.maps, batch, progress, (number, len(found.cases)))
+            _predict_case(ensemble, missing, case, delivery, request.maps, batch, progress, (number, len(found.cases)))
         except CTNetError as error:
             batch.failures[case.name] = in_zip(str(error), request.source, delivery.workspace)
             progress.line(f"{case.name}: FAILED: {batch.failures[case.name]}")
             continue
         batch.seconds[case.name] = round(time.monotonic() - begun, 1)
-        _write_tables(request, model, batch, started, ensemble.engine)
+        _write_tables(request, model, missing, batch, started, ensemble.engine)
     if not batch.labels:
         name, reason = next(iter(batch.failures.items()))
         raise DataError(f"no case could be predicted; the first, {name}: {reason}")
@@ -130,6 +141,7 @@ def _predict_all(request: Request, ensemble: Ensemble, delivery: Delivery, found
 
 def _predict_case(
     ensemble: Ensemble,
+    missing: MissingPairs,
     case: Case,
     delivery: Delivery,
     maps: bool,
@@ -144,12 +156,13 @@ def _predict_case(
     model.check_resampled(prepared.size, prepared.spacing, case.images[0].path)
     for note in prepared.notes:
         progress.line(f"{case.name}: {note}")
-    warnings = _warnings(prepared, model, batch.reference, case)
+    warnings = [*missing.words(case), *_warnings(prepared, model, batch.reference, case)]
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(prepared.files)
     progress.case(*place, case.name, ensemble.cost(image, properties))
-    prediction = ensemble.predict(image, properties, maps)
+    with missing.bridged(case, image) as complete:
+        prediction = ensemble.predict(complete, properties, maps)
     make_folder(delivery.out)  # not before: of a batch that fails as a whole nothing is left
     on_scan = delivery.write_labels(case, prepared, prediction.labels, properties)
     for name, values in prediction.maps.items():
@@ -190,7 +203,9 @@ def _warnings(prepared: Prepared, model: Model, reference: Reference | None, cas
     return warnings
 
 
-def _write_tables(request: Request, model: Model, batch: Batch, started: datetime, engine: Engine) -> None:
+def _write_tables(
+    request: Request, model: Model, missing: MissingPairs, batch: Batch, started: datetime, engine: Engine
+) -> None:
     """Anew behind each case, so that an interrupted batch leaves tables of all that is done."""
     rows = [item for items in batch.measurements.values() for item in items]
     write_text(request.out / "volumes.csv", as_csv(rows))
@@ -201,6 +216,7 @@ def _write_tables(request: Request, model: Model, batch: Batch, started: datetim
         "started": started.isoformat(timespec="seconds"),
         "settings": settings | {"folds": ", ".join(model.folds), "engine": engine.name, "precision": engine.precision},
         "model": {"trainer": model.trainer, "plans": model.plans.plans_name, "sha256": model.hashes},
+        **({} if request.synthesis is None else {"synthesis": {"sha256": missing.hashes}}),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
         "cases": {
@@ -232,7 +248,8 @@ def _require_writable(folder: Path) -> None:
         raise SetupError(f"{there}: {what}; choose another -o")
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device of a command's ``--device``; raises SetupError where there is none."""
     if name not in ("cpu", "cuda", "mps"):
         raise SetupError(f"--device {name!r}: cpu, cuda or mps")
     if name == "cuda" and not torch.cuda.is_available():

@@ -19,6 +19,8 @@ except SetupError as error:
     sys.exit(error.exit_status)
 
 # Only after the version is known to fit: these import nnunetv2.
+from ctnet_nnunet.trainers.cmff import nnUNetTrainerCMFF
+from ctnet_nnunet.trainers.cmft import nnUNetTrainerCMFT
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
 from ctnet_nnunet.trainers.imaging_planes import nnUNetTrainerImagingPlanes
 from ctnet_nnunet.trainers.mean_teacher import nnUNetTrainerMeanTeacher
@@ -29,6 +31,8 @@ from ctnet_nnunet.trainers.supervised_twin import nnUNetTrainerSupervisedTwin
 from ctnet_nnunet.trainers.volf import nnUNetTrainerVolF
 
 __all__ = [
+    "nnUNetTrainerCMFF",
+    "nnUNetTrainerCMFT",
     "nnUNetTrainerCTNet",
     "nnUNetTrainerCTNetPretrain",
     "nnUNetTrainerImagingPlanes",

@@ -10,7 +10,7 @@ from typing import Any
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.options import CTNetOptions
 
-NESTED_OPTIONS = ("transformer", "pretrain", "volf", "planes", "semi_supervised")
+NESTED_OPTIONS = ("transformer", "pretrain", "volf", "planes", "cmft", "cmff", "semi_supervised", "cross_modality")
 PLANNER_KEYS = ("patch_size", "spacing", "features_base", "features_max")
 
 

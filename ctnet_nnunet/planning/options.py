@@ -16,15 +16,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError
+from ctnet_nnunet.planning.cross_modality import CrossModality, CrossModalityBase
 from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Share, Switch, fields_of
 from ctnet_nnunet.planning.semi_supervised import SemiSupervised, SemiSupervisedBase
 from ctnet_nnunet.pretext import PRETEXTS
 
 PRESETS = ("s", "m", "l", "identity")
 DEFAULT_PRESET = "m"
-Mode = Literal["supervised", "pretrain", "volf", "planes", "semi_supervised"]
-PRETRAINING_MODES: tuple[Mode, ...] = ("pretrain", "volf", "planes")
-"""``volf`` and ``planes`` each lie over ``pretrain``."""
+Mode = Literal["supervised", "pretrain", "volf", "planes", "semi_supervised", "cmft", "cmff"]
+OVER_PRETRAIN: tuple[Mode, ...] = ("volf", "planes")
+"""Modes whose table lies over that of ``pretrain``."""
+PRETRAINING_MODES: tuple[Mode, ...] = ("pretrain", *OVER_PRETRAIN)
+SCHEDULES: tuple[Mode, ...] = (*PRETRAINING_MODES, "cmft", "cmff")
+"""Modes with a table of schedule keys of their own in the block."""
+TABLES = ("semi_supervised", "cross_modality")
+"""Tables that merge key by key and have no schedule's keys shared with them."""
 
 
 class Schedule(BaseModel):
@@ -74,7 +80,10 @@ class _Base(Schedule):
     pretrain: dict[str, Any]
     volf: dict[str, Any]
     planes: dict[str, Any]
+    cmft: dict[str, Any]
+    cmff: dict[str, Any]
     semi_supervised: SemiSupervisedBase
+    cross_modality: CrossModalityBase
     mixed_precision: Switch
 
     def schedule(self, mode: Mode) -> Schedule:
@@ -83,10 +92,8 @@ class _Base(Schedule):
         pretraining = mode in PRETRAINING_MODES
         if pretraining:
             values |= self.pretrain
-        if mode == "volf":
-            values |= self.volf
-        if mode == "planes":
-            values |= self.planes
+        if mode in SCHEDULES and mode != "pretrain":
+            values |= getattr(self, mode)
         if mode == "semi_supervised":
             values |= self.semi_supervised.own_schedule()
         if values["warmup_epochs"] is None:
@@ -103,7 +110,11 @@ def _pretext_fields() -> dict[str, Any]:
 
 
 CTNetOptions: type[_Base] = create_model(
-    "CTNetOptions", __base__=_Base, semi_supervised=(SemiSupervised, ...), **_pretext_fields()
+    "CTNetOptions",
+    __base__=_Base,
+    semi_supervised=(SemiSupervised, ...),
+    cross_modality=(CrossModality, ...),
+    **_pretext_fields(),
 )
 """The block as a frozen pydantic model; the tasks' options are fields of it."""
 
@@ -126,26 +137,25 @@ def merged_block(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
     A shared schedule key among the changes speaks for pretraining too, so the preset's own value for pretraining
     gives way, unless the changes hold one for pretraining; likewise for ``volf`` and ``planes``, for which ``pretrain``
-    speaks too. ``transformer``, ``pretrain``, ``volf``, ``planes`` and ``semi_supervised`` merge key by key;
-    ``pretext`` is replaced whole, so that naming the tasks to train with leaves the others out.
+    speaks too, and for ``cmft`` and ``cmff``. These tables, ``transformer``, ``semi_supervised`` and ``cross_modality``
+    merge key by key; ``pretext`` is replaced whole, so that naming the tasks to train with leaves the others out.
 
     Raises:
-        PlanError: If ``pretrain``, ``volf``, ``planes`` or ``semi_supervised`` is no table.
+        PlanError: If one of the tables is none.
     """
     merged = {**preset, **changes}
-    spoken_for = set(changes)
-    for mode in PRETRAINING_MODES:
+    for mode in SCHEDULES:
         own = changes.get(mode) or {}
         if not isinstance(own, Mapping):
             raise PlanError(f"ctnet option {mode}={own!r}: a schedule's keys are wanted, for example {mode}.epochs=100")
+        spoken_for = {*changes, *(changes.get("pretrain") or {} if mode in OVER_PRETRAIN else {})}
         kept = {key: value for key, value in preset.get(mode, {}).items() if key not in spoken_for}
         merged[mode] = {**kept, **own}
-        if mode == "pretrain":
-            spoken_for |= set(own)
-    table = changes.get("semi_supervised") or {}
-    if not isinstance(table, Mapping):
-        raise PlanError(f"ctnet option semi_supervised={table!r}: a table of keys is wanted, see options.md")
-    merged["semi_supervised"] = {**preset.get("semi_supervised", {}), **table}
+    for name in TABLES:
+        table = changes.get(name) or {}
+        if not isinstance(table, Mapping):
+            raise PlanError(f"ctnet option {name}={table!r}: a table of keys is wanted, see options.md")
+        merged[name] = {**preset.get(name, {}), **table}
     if isinstance(changes.get("transformer"), Mapping):
         own = preset.get("transformer") or asdict(TransformerOptions())
         merged["transformer"] = {**own, **changes["transformer"]}
@@ -167,9 +177,10 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
         raise PlanError(f"{where}: the ctnet block is {type(block).__name__}, not a table of keys")
     complete = merged_block(preset_block(block.get("preset", DEFAULT_PRESET)), block)
     _refuse_unknown(complete, CTNetOptions.model_fields, where)
-    for mode in PRETRAINING_MODES:
+    for mode in SCHEDULES:
         _refuse_unknown(complete[mode], Schedule.model_fields, where, f"{mode}.")
     _refuse_unknown(complete["semi_supervised"], SemiSupervised.model_fields, where, "semi_supervised.")
+    _refuse_unknown(complete["cross_modality"], CrossModality.model_fields, where, "cross_modality.")
     if isinstance(complete["pretext"], Mapping):
         _refuse_unknown(complete["pretext"], PRETEXTS, where, "pretext.")
     if isinstance(complete["transformer"], Mapping):
@@ -182,7 +193,7 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
     except ValueError as error:
         raise PlanError(f"{where}: ctnet option transformer: {error}") from None
     _check_task_options(options, where)
-    for mode in PRETRAINING_MODES:
+    for mode in SCHEDULES:
         try:
             options.schedule(mode)
         except ValidationError as error:
@@ -208,6 +219,10 @@ def _check_task_options(options: _Base, where: str) -> None:
         options.semi_supervised.mean_teacher()
     except ValueError as error:
         raise PlanError(f"{where}: ctnet option semi_supervised.{error}") from None
+    try:
+        options.cross_modality.transition()
+    except ValueError as error:
+        raise PlanError(f"{where}: ctnet option cross_modality.{error}") from None
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ctnet_nnunet.architectures.features import decoded_features, encoder_features
+from ctnet_nnunet.architectures.features import decoder_features, encoder_features
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views
 
@@ -101,7 +101,7 @@ class ImagingPlanes(PretextTask):
         total = batch["host"].new_zeros((), dtype=torch.float32)
         outputs: dict[str, Tensor] = {}
         if self.heatmaps is not None:
-            heat = self.heatmaps(decoded_features(network, skips)).float()
+            heat = self.heatmaps(decoder_features(network, skips)[-1]).float()
             loss = heatmap_loss(heat, batch["heat"].float(), batch["heat_valid"])
             total = total + self.options.planes_lines * loss
             outputs |= {"lines": loss.detach(), **line_metrics(heat.detach(), batch)}
@@ -116,7 +116,7 @@ class ImagingPlanes(PretextTask):
     def predict(self, network: nn.Module, host: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Host (B, C, H, W) → heatmaps (B, G, H, W) and locations (B,); None for what was not trained."""
         skips = encoder_features(network, host)
-        heat = None if self.heatmaps is None else self.heatmaps(decoded_features(network, skips)).float()
+        heat = None if self.heatmaps is None else self.heatmaps(decoder_features(network, skips)[-1]).float()
         return heat, None if self.location is None else self.location(skips[-1]).float()
 
 

@@ -73,8 +73,13 @@ class nnUNetTrainerCTNet(ResilientTrainer):
         target = to_device(batch["target"], self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            loss = self.loss(self.network(data), target)
+            loss = self.loss(self.training_output(data), target)
         return {"loss": self.optimise(loss)}
+
+    def training_output(self, images: Tensor) -> Tensor | list[Tensor]:
+        """What the loss of a training step reads."""
+        output: Tensor | list[Tensor] = self.network(images)
+        return output
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Stock opens an autocast on CUDA only, without naming a type, so it takes over the type of this one.

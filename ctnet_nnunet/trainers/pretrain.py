@@ -175,7 +175,11 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
     def on_train_start(self) -> None:
         super().on_train_start()
         if not self.resuming:
-            self.pretext.before_training()
+            self.start_pretext()
+
+    def start_pretext(self) -> None:
+        """Called before a new training, when the network may have been given weights out of a file."""
+        self.pretext.before_training()
 
     def _plan_mirroring(self, axes: Sequence[int]) -> MirrorPlan:
         """Pretraining sees no label, and its views mirror (or not) by themselves."""

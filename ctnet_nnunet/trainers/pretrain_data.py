@@ -121,6 +121,39 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
         return (image[:, 0], padding[:, 0]) if self.patch_size_was_2d else (image, padding)
 
 
+class CropLoader(PretrainLoader):
+    """Batches of ``crop``: all channels at one random place, flipped together, intensities as they are.
+
+    Args:
+        pool: Where scans are drawn from, uniformly.
+        batch_size: Samples per batch.
+        patch_size: Voxels of a crop; padded with 0 where a scan is smaller.
+        label_manager: The dataset's; only its kind matters to the base class.
+        flips: Along each axis half of the time.
+    """
+
+    def __init__(
+        self,
+        pool: PooledDataset,
+        batch_size: int,
+        patch_size: Sequence[int],
+        label_manager: LabelManager,
+        flips: bool,
+    ) -> None:
+        super().__init__(
+            pool, batch_size, patch_size, patch_size, patch_size, label_manager, None, None, frozenset({"crop"})
+        )
+        self.flips = flips
+
+    def _sample(self, key: str) -> dict[str, Tensor]:
+        data, _, _, _ = self._data.load_case(key)
+        start = [_start(size, length) for size, length in zip(data.shape[1:], self.patch_size, strict=True)]
+        crop, _ = self._cut(data, start, self.patch_size)
+        if self.flips:
+            crop = crop.flip([axis for axis in range(1, crop.ndim) if np.random.uniform() < 0.5])
+        return {"crop": crop}
+
+
 class FixedBatches:
     """The same validation batches in every epoch: numpy's generator is set to a seed for each, then put back."""
 

@@ -57,6 +57,29 @@ class WarmupPolyScheduler(PolyLRScheduler):  # type: ignore[misc]
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
+class ConstantScheduler(PolyLRScheduler):  # type: ignore[misc]
+    """Linear warm-up, then one rate to the end.
+
+    Args:
+        optimizers: All get the same rate.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], rate: float, warmup_epochs: float) -> None:
+        self.optimizers, self.warmup_epochs = list(optimizers), warmup_epochs
+        super().__init__(self.optimizers[0], rate, max_steps=1)
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the rate of epoch ``current_step``, counted from 0."""
+        if current_step is None or current_step == -1:
+            current_step = self.ctr
+            self.ctr += 1
+        rate = self.initial_lr * min(1.0, (current_step + 1) / (self.warmup_epochs + 1))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
 class TenfoldScheduler(PolyLRScheduler):  # type: ignore[misc]
     """A rate that falls tenfold at 5/12 and 10/12 of the epochs: every 2500 of 6000 iterations, as RLSSS does."""
 

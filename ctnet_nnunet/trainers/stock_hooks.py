@@ -37,7 +37,10 @@ def checked(original: Any) -> Any:
     @reports_user_errors
     @functools.wraps(original)
     def load_pretrained_weights(network: nn.Module, fname: str, verbose: bool = False) -> None:
-        weights = read_checkpoint(Path(fname))["network_weights"]
+        checkpoint = read_checkpoint(Path(fname))
+        weights = checkpoint["network_weights"]
+        # Some trainers know more than shapes about what fits.
+        getattr(unwrapped(network), "refuse_other", lambda file, content: None)(fname, checkpoint)
         wanted = unwrapped(network).state_dict()
         missing_or_other = [item for item in compare_weights(wanted, weights) if item.wanted is not None]
         if missing_or_other:

@@ -113,3 +113,32 @@ def test_two_real_gliomas(tmp_path: Path) -> None:
         before = sitk.GetArrayFromImage(sitk.ReadImage(str(source / f"labels/{case}.nii.gz")))
         voxels = report.outcomes[case].voxels
         assert voxels == {int(n): int(c) for n, c in zip(*np.unique(before, return_counts=True), strict=True)}
+
+
+def fake_case_of_2015(root: Path, name: str, number: int, labelled: bool = True) -> None:
+    for index, kind in enumerate(("MR_T1", "MR_T1c", "MR_T2", "MR_Flair", "OT")[: 5 if labelled else 4]):
+        file = f"VSD.Brain{'_3more' if kind == 'OT' else ''}.XX.O.{kind}.{number + index}"
+        image = label_like(scan(), (1, 2, 3, 4)) if kind == "OT" else scan(index)
+        write(image, root / name / file / f"{file}.mha")
+
+
+def test_files_of_2015(tmp_path: Path) -> None:
+    """A case is the folder above the files' own; label 3 is the non-enhancing tumour."""
+    fake_case_of_2015(tmp_path / "in/HGG", "brats_2013_pat0001_1", 54512)
+    fake_case_of_2015(tmp_path / "in/HGG", "brats_tcia_pat105_0001", 60000)
+    fake_case_of_2015(tmp_path / "in/testing", "brats_tcia_pat300_0001", 70000, labelled=False)
+    listing = list_brats(tmp_path / "in", list(CHANNELS), True, False)
+    report = run(listing, tmp_path)
+    assert report.exit_status == 0
+    assert [c.destination for c in report.written] == ["Tr", "Tr", "Un"]
+    content = json.loads((tmp_path / "Dataset501_Test/dataset.json").read_text())
+    assert content["labels"]["whole tumour"] == [2, 1, 3, 4]
+    assert content["labels"]["tumour core"] == [1, 3, 4]
+    assert content["labels"]["enhancing tumour"] == [4]
+    written = sitk.ReadImage(str(tmp_path / "Dataset501_Test/imagesTr/brats_2013_pat0001_1_0003.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(sitk.DICOMOrient(scan(3), "RAS")))
+    with pytest.raises(DataError, match="--post-treatment is for the files since 2024"):
+        list_brats(tmp_path / "in", list(CHANNELS), False, True)
+    fake_case(tmp_path / "in", "later", "_", (1,))
+    with pytest.raises(DataError, match=r"VSD\.Brain… \(up to 2015\) and names with _ .* convert them apart"):
+        list_brats(tmp_path / "in", list(CHANNELS), False, False)

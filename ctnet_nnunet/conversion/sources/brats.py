@@ -14,6 +14,9 @@ from ctnet_nnunet.errors import DataError
 CHANNELS = {"T1": ("t1", "t1n"), "T1ce": ("t1ce", "t1c", "t1gd"), "T2": ("t2", "t2w"), "FLAIR": ("flair", "t2f")}
 """Channel → its names: up to 2021 (``ID_t1ce``), since 2023 (``ID-t1c``), and others in use."""
 NECROSIS, OEDEMA, ENHANCING, CAVITY = "necrosis", "oedema", "enhancing tumour", "resection cavity"
+SOLID = "non-enhancing tumour"
+_OF_2015 = re.compile(r"VSD\.Brain.*\.(?:MR_(?P<kind>[A-Za-z0-9]+)|(?P<label>OT))\.\d+")
+"""Up to 2015 every file lies in a folder of its own name, inside that of its case."""
 _NAME = re.compile(r"(?P<case>.+)(?P<separator>[_-])(?P<kind>[A-Za-z0-9]+)")
 
 
@@ -26,7 +29,7 @@ def list_brats(root: Path, channels: list[str], regions: bool, post_treatment: b
         post_treatment: label 4 is the resection cavity (since 2024), not the enhancing tumour (up to 2021).
 
     Raises:
-        DataError: an unknown channel; no such file; both ways of naming, whose label 4 differs.
+        DataError: an unknown channel; no such file; several ways of naming, whose labels differ.
     """
     unknown = [name for name in channels if name not in CHANNELS]
     if unknown or not root.is_dir():
@@ -34,16 +37,23 @@ def list_brats(root: Path, channels: list[str], regions: bool, post_treatment: b
         raise DataError(what)
     found, separators = _files(root)
     if len(separators) > 1:
-        raise DataError(f"{root}: mixes names with _ (up to 2021) and with - (since 2023); convert them apart")
+        years = {".": "VSD.Brain… (up to 2015)", "_": "names with _ (up to 2021)", "-": "names with - (since 2023)"}
+        found_of = " and ".join(years[separator] for separator in sorted(separators))
+        raise DataError(f"{root}: mixes {found_of}, whose labels differ; convert them apart")
+    if "." in separators and post_treatment:
+        raise DataError(f"{root}: --post-treatment is for the files since 2024, these are of 2015 or before")
     listing = Listing(root, channels)
     rows = [(1, NECROSIS), (2, OEDEMA), (3, ENHANCING)]
+    if "." in separators:
+        rows[2:] = [(3, SOLID), (4, ENHANCING)]
     if "_" in separators and not post_treatment:
         rows[2] = (4, ENHANCING)
     listing.label_map = make_label_map([*rows, *([(4, CAVITY)] if post_treatment else [])])
+    solid = [SOLID] if "." in separators else []
     if regions:
         listing.regions = {
-            "whole tumour": [OEDEMA, NECROSIS, ENHANCING],
-            "tumour core": [NECROSIS, ENHANCING],
+            "whole tumour": [OEDEMA, NECROSIS, *solid, ENHANCING],
+            "tumour core": [NECROSIS, *solid, ENHANCING],
             ENHANCING: [ENHANCING],
             **({CAVITY: [CAVITY]} if post_treatment else {}),
         }
@@ -60,7 +70,14 @@ def _files(root: Path) -> tuple[dict[str, dict[str, list[Path]]], set[str]]:
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     separators = set()
     for path in sorted(root.rglob("*")):
-        match = _NAME.fullmatch(stem(path)) if is_image(path) else None
+        if not is_image(path):
+            continue
+        if early := _OF_2015.fullmatch(stem(path)):
+            if channel := kinds.get((early["kind"] or "seg").lower()):
+                found[path.parents[1].name][channel].append(path)
+                separators.add(".")
+            continue
+        match = _NAME.fullmatch(stem(path))
         if match and (channel := kinds.get(match["kind"].lower())):
             found[match["case"]][channel].append(path)
             separators.add(match["separator"])
