@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -119,12 +118,11 @@ def test_only_the_line_on_stdout_and_other_folders_kept() -> None:
 
 def test_help_and_env_come_at_once() -> None:
     for arguments in (["--help"], ["env", "--shell", "bash"]):
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            assert _ctnet(*arguments).returncode == 0
-            times.append(time.perf_counter() - start)
-        assert min(times) < 1.0
+        before = os.times()
+        assert _ctnet(*arguments).returncode == 0
+        after = os.times()
+        # Of the processor, not of the clock: other work may wait for the same cores.
+        assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
 
 
 def test_help_imports_neither_torch_nor_nnunet() -> None:
