@@ -36,6 +36,7 @@ class Arm:
         pretraining: Before it, or None.
         all_labels: Trained once with every label of the pool, as a ceiling.
         weights: A user's own checkpoint to start from, in place of a pretraining.
+        semi_supervised: Reads the images, never the labels, of the pool's other cases while it trains.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Arm:
     pretraining: Pretraining | None = None
     all_labels: bool = False
     weights: str | None = None
+    semi_supervised: bool = False
 
     @property
     def plans(self) -> str:
@@ -55,7 +57,22 @@ def _pretrained(tasks: Mapping[str, float], trainer: str = "nnUNetTrainerCTNetPr
     return Pretraining(trainer, dict(tasks))
 
 
+def _semi_supervised(network: Network, pretraining: Pretraining | None, suffix: str) -> list[Arm]:
+    """Reciprocal learning, the usual method beside it, and the same frame without unlabelled scans."""
+    trainers = {
+        "twin": "nnUNetTrainerSupervisedTwin",
+        "mean-teacher": "nnUNetTrainerMeanTeacher",
+        "reciprocal": "nnUNetTrainerReciprocal",
+    }
+    return [
+        Arm(f"{network}-{name}{suffix}", network, trainer, pretraining, semi_supervised=True)
+        for name, trainer in trainers.items()
+    ]
+
+
 VOLUME_FUSION = _pretrained({"volume_fusion": 1.0}, "nnUNetTrainerVolF")
+
+BOTH = _pretrained({"rotation": 1.0, "masked_features": 1.0})
 
 ARMS: dict[str, Arm] = {
     arm.name: arm
@@ -66,7 +83,7 @@ ARMS: dict[str, Arm] = {
         Arm("ctnet-identity", "identity"),
         Arm("ctnet+rotation", "ctnet", pretraining=_pretrained({"rotation": 1.0})),
         Arm("ctnet+masked", "ctnet", pretraining=_pretrained({"masked_features": 1.0})),
-        Arm("ctnet+ssl", "ctnet", pretraining=_pretrained({"rotation": 1.0, "masked_features": 1.0})),
+        Arm("ctnet+ssl", "ctnet", pretraining=BOTH),
         Arm("unet+volf", "unet", pretraining=VOLUME_FUSION),
         Arm("ctnet+volf", "ctnet", pretraining=VOLUME_FUSION),
         Arm(
@@ -75,6 +92,10 @@ ARMS: dict[str, Arm] = {
             pretraining=_pretrained({"rotation": 1.0, "masked_features": 1.0, "volume_fusion": 0.5}),
         ),
         Arm("ctnet-full", "ctnet", all_labels=True),
+        *_semi_supervised("unet", None, ""),
+        *_semi_supervised("unet", VOLUME_FUSION, "+volf"),
+        *_semi_supervised("ctnet", None, ""),
+        *_semi_supervised("ctnet", BOTH, "+ssl"),
     )
 }
 

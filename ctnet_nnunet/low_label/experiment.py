@@ -85,6 +85,17 @@ class Experiment:
         sets = [self.settings.pool, *(draw.cases for draw in self.draws)]
         return [{"train": list(cases), "val": list(self.settings.test)} for cases in sets]
 
+    def semi_split(self) -> dict[str, dict[str, dict[str, list[str]]]]:
+        """Content of ``semi_split.json``: each draw's cases, and the pool's others, whose labels are hidden."""
+        folds = {
+            str(self.fold(draw)): {
+                "labeled": list(draw.cases),
+                "unlabeled": [case for case in self.settings.pool if case not in draw.cases],
+            }
+            for draw in self.draws
+        }
+        return {"folds": folds}
+
     def save(self) -> None:
         """Write ``experiment.json``; a reader sees the old one or the whole new one."""
         content = {

@@ -20,7 +20,7 @@ DECIDED_HERE = {
     "pretext": "--arms",
     "seed": "--seed",
 }
-PRETRAINING_MODES = ("pretrain", "volf")
+MODES = ("pretrain", "volf", "semi_supervised")
 
 
 def options_for_all(assignments: list[str]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def options_for_all(assignments: list[str]) -> dict[str, Any]:
     if changes.task_weights:
         raise PlanError("--set pretext: the arms decide it; choose them with --arms")
     for key, option in DECIDED_HERE.items():
-        inside = [mode for mode in PRETRAINING_MODES if key in changes.options.get(mode, {})]
+        inside = [mode for mode in MODES if key in changes.options.get(mode, {})]
         if key in changes.options or inside:
             raise PlanError(f"--set {inside[0] + '.' if inside else ''}{key}: give it with {option}")
     return changes.options
@@ -52,7 +52,11 @@ def arm_plans(
     base: Mapping[str, Any], configuration: Mapping[str, Any], settings: Settings, arm: Arm
 ) -> dict[str, Any]:
     """The plans file of an arm's supervised training."""
-    return _plans(base, configuration, settings, arm.plans, arm.network, None)
+    plans = _plans(base, configuration, settings, arm.plans, arm.network, None)
+    if arm.semi_supervised and arm.pretraining is not None:
+        block = plans["configurations"][settings.configuration]["ctnet"]
+        block["semi_supervised"] = {**block["semi_supervised"], "teacher_from_pretrained": True}
+    return plans
 
 
 def pretraining_plans(
@@ -127,8 +131,9 @@ def _block(
     if pretraining is not None:
         changes["pretext"] = dict(pretraining.tasks)
     block = merged_block(base, changes)
-    # A base plan may hold a length for volume fusion alone.
-    block["volf"] = {key: value for key, value in block["volf"].items() if key not in length}
+    # A base plan may hold lengths for volume fusion or semi-supervised learning alone.
+    for mode in ("volf", "semi_supervised"):
+        block[mode] = {key: value for key, value in block[mode].items() if key not in (*length, "seed")}
     if network != "ctnet":
         block |= {"preset": "identity", "transformer": None}
     return block

@@ -194,6 +194,8 @@ def _lay_out(prepared: _Prepared) -> None:
     if fingerprint.is_file():
         write_text(folder / fingerprint.name, fingerprint.read_text(encoding="utf-8"))
     write_text(folder / "splits_final.json", json.dumps(experiment.splits(), indent=1))
+    if any(arm.semi_supervised for arm in prepared.selection.arms):
+        write_text(folder / "semi_split.json", json.dumps(experiment.semi_split(), indent=1))
     for plans in _all_plans(prepared):
         write_text(folder / f"{plans['plans_name']}.json", json.dumps(plans, indent=1))
     experiment.save()

@@ -34,10 +34,14 @@ KEPT_OF_STOCK = (
 
 @dataclass(frozen=True)
 class SemiSplit:
-    """Training cases whose labels may be used, and those whose labels are hidden (for experiments)."""
+    """Training cases whose labels may be used, and those whose labels are hidden (for experiments).
+
+    ``of_one_fold``: the lists were given for this fold alone; its unlabelled cases need not be training cases of it.
+    """
 
     labeled: frozenset[str]
     unlabeled: frozenset[str]
+    of_one_fold: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,20 @@ class FoldCases:
     validation: list[str]
 
 
-def read_semi_split(preprocessed_dataset_folder: Path, present: Collection[str]) -> SemiSplit | None:
-    """Read ``semi_split.json`` (``{"labeled": […], "unlabeled": […]}``); None when there is none.
+def read_semi_split(
+    preprocessed_dataset_folder: Path, present: Collection[str], fold: int | str
+) -> SemiSplit | None:
+    """Read ``semi_split.json``; None when there is none.
+
+    It holds ``{"labeled": […], "unlabeled": […]}`` for all folds, or such lists for each: ``{"folds": {"0": {…}}}``.
 
     Args:
         preprocessed_dataset_folder: Where it lies, beside splits_final.json.
         present: The preprocessed cases.
+        fold: Which fold is trained.
 
     Raises:
-        DataError: It is broken, names an unknown case, or a case is in both lists.
+        DataError: It is broken, lacks the fold, names an unknown case, or a case is in both lists.
     """
     file = preprocessed_dataset_folder / SEMI_SPLIT
     if not file.is_file():
@@ -72,10 +81,15 @@ def read_semi_split(preprocessed_dataset_folder: Path, present: Collection[str])
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} is not readable JSON ({error}); correct or remove it") from None
+    of_one_fold = isinstance(content, dict) and set(content) == {"folds"} and isinstance(content["folds"], dict)
+    if of_one_fold:
+        if str(fold) not in content["folds"]:
+            raise DataError(f"{file}: has no lists for fold {fold}; add them under folds, or train another fold")
+        content = content["folds"][str(fold)]
     keys = ("labeled", "unlabeled")
     if not isinstance(content, dict) or set(content) != set(keys) or not all(_are_names(content[key]) for key in keys):
         raise DataError(f'{file}: write it as {{"labeled": [case, …], "unlabeled": [case, …]}}')
-    split = SemiSplit(frozenset(content["labeled"]), frozenset(content["unlabeled"]))
+    split = SemiSplit(frozenset(content["labeled"]), frozenset(content["unlabeled"]), of_one_fold)
     if shared := sorted(split.labeled & split.unlabeled):
         raise DataError(f"{file}: case {shared[0]} is both labelled and unlabelled; keep it in one of the lists")
     if unknown := sorted((split.labeled | split.unlabeled) - set(present)):
@@ -102,7 +116,7 @@ def fold_cases(
         hidden = sorted(set(validation) - set(train)) if transductive else []
         return FoldCases(list(train), hidden, list(validation))
     labelled = [case for case in train if case in split.labeled]
-    hidden = [case for case in train if case in split.unlabeled]
+    hidden = sorted(split.unlabeled) if split.of_one_fold else [case for case in train if case in split.unlabeled]
     if not labelled:
         raise DataError(f"{SEMI_SPLIT}: none of fold {fold}'s training cases is labelled; list some under labeled")
     if fold == "all":
@@ -110,8 +124,9 @@ def fold_cases(
     if transductive:
         hidden = sorted({*hidden, *(case for case in validation if case not in labelled)})
     elif shared := sorted(set(hidden) & set(validation)):
+        also = SEMI_SPLIT if split.of_one_fold else "the training cases"
         raise DataError(
-            f"splits_final.json, fold {fold}: {shared[0]} is a training and a validation case, so a validation case "
+            f"splits_final.json, fold {fold}: {shared[0]} is a validation case and among {also}, so a validation case "
             "would be among the unlabelled ones; correct the split, or set semi_supervised.transductive=true"
         )
     return FoldCases(labelled, hidden, list(validation))

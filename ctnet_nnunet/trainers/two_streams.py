@@ -24,6 +24,7 @@ from ctnet_nnunet.trainers.data_check import check_batch
 from ctnet_nnunet.trainers.lateral_mirroring import MirrorPlan, direction_of
 from ctnet_nnunet.trainers.semi_supervised_data import (
     FoldCases,
+    SemiSplit,
     TwoStreams,
     UnlabelledLoader,
     augmenter,
@@ -56,7 +57,7 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
     def cases(self) -> FoldCases:
         """The fold's labelled, hidden and validation cases."""
         train, validation = super().do_split()
-        split = read_semi_split(Path(self.preprocessed_dataset_folder_base), self._present())
+        split = self._semi_split()
         return fold_cases(split, train, validation, self.fold, self.semi.transductive)
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -64,13 +65,16 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
         cases = self.cases()
         return cases.labelled, cases.validation
 
+    def _semi_split(self) -> SemiSplit | None:
+        return read_semi_split(Path(self.preprocessed_dataset_folder_base), self._present(), self.fold)
+
     def _present(self) -> list[str]:
         present: list[str] = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
         return present
 
     def _unlabeled_folder(self) -> Path | None:
         """Where imagesUn lies preprocessed; None when a semi_split decides what is unlabelled."""
-        if read_semi_split(Path(self.preprocessed_dataset_folder_base), self._present()) is not None:
+        if self._semi_split() is not None:
             return None
         return checked_unlabeled_folder(self)
 

@@ -61,9 +61,10 @@ def test_termination_ends_the_running_command_and_says_how_to_go_on(tmp_path: Pa
         [find_program("ctnet"), "demo", "--quick", "--out", str(folder)], stderr=subprocess.PIPE, text=True
     )
     log = folder / "logs" / "preprocess.txt"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert log.exists()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
 

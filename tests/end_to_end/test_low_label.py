@@ -71,6 +71,15 @@ def test_interrupted_gone_on_with_and_read(tiny: Tiny, tmp_path: Path) -> None:
     assert {page: (out / page).read_bytes() for page in PAGES[:2]} == {page: first[page] for page in PAGES[:2]}
 
 
+def test_a_semi_supervised_arm_reads_the_images_of_the_pool_s_other_cases(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_warm(tiny.env, *words(tiny, out, "--arms", "unet-reciprocal", iterations="2", epochs="2")).succeeded()
+    log = (out / "logs" / "arm_unet_reciprocal_1_labels_draw_1.txt").read_text()
+    assert "1 labelled and 3 unlabelled cases (0 of imagesUn, 3 with labels hidden)" in log
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert {row["arm"] for row in rows} == {"unet-reciprocal"}
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     for _ in range(2400):
         if condition():

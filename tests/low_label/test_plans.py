@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from ctnet_nnunet.architectures.from_plan import as_ctnet, as_unet, network_from
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError, SetupError
 from ctnet_nnunet.low_label.arms import ARMS, select
-from ctnet_nnunet.low_label.experiment import Settings
+from ctnet_nnunet.low_label.cases import Draw
+from ctnet_nnunet.low_label.experiment import Experiment, Settings
 from ctnet_nnunet.low_label.plans import arm_plans, check_buildable, options_for_all, preset_of, pretraining_plans
 from ctnet_nnunet.planning.options import read_options
 
@@ -57,7 +59,9 @@ def test_all_arms_share_the_schedule_and_the_patch() -> None:
         plans = plans_of(name)
         assert list(plans["configurations"]) == ["3d_fullres"]
         configuration = plans["configurations"]["3d_fullres"]
-        assert read_options(configuration["ctnet"]).schedule("supervised") == reference
+        options = read_options(configuration["ctnet"])
+        assert options.schedule("supervised") == reference
+        assert options.schedule("semi_supervised") == reference
         for key in ("patch_size", "spacing", "batch_size", "data_identifier"):
             assert configuration[key] == CONFIGURATION[key]
     assert len({plans_of(name)["plans_name"] for name in ARMS}) == len(ARMS)
@@ -151,3 +155,15 @@ def test_selection() -> None:
     assert chosen.arms[-1].plans == "arm_ctnet_mine"
     with pytest.raises(SetupError, match="no such arm"):
         select(["ctnett"], {})
+
+
+def test_semi_supervised_arms_hide_the_labels_of_the_pool_s_other_cases(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, SETTINGS, [Draw(1, 1, ("b",)), Draw(2, 1, ("a", "c"))])
+    assert experiment.semi_split() == {
+        "folds": {"1": {"labeled": ["b"], "unlabeled": ["a", "c"]}, "2": {"labeled": ["a", "c"], "unlabeled": ["b"]}}
+    }
+    pretrained = read_options(block_of(plans_of("unet-reciprocal+volf"))).semi_supervised
+    assert pretrained.teacher_from_pretrained
+    assert not read_options(block_of(plans_of("unet-reciprocal"))).semi_supervised.teacher_from_pretrained
+    with pytest.raises(PlanError, match=r"semi_supervised\.epochs: give it with --epochs"):
+        options_for_all(["semi_supervised.epochs=3"])

@@ -42,13 +42,25 @@ def written(folder: Path, content: Any) -> Path:
 
 
 def test_a_split_is_read_and_may_be_absent(tmp_path: Path) -> None:
-    assert read_semi_split(tmp_path, PRESENT) is None
-    split = read_semi_split(written(tmp_path, {"labeled": ["a"], "unlabeled": ["b", "c"]}), PRESENT)
+    assert read_semi_split(tmp_path, PRESENT, 0) is None
+    split = read_semi_split(written(tmp_path, {"labeled": ["a"], "unlabeled": ["b", "c"]}), PRESENT, 0)
     assert split == SemiSplit(frozenset("a"), frozenset("bc"))
 
 
+def test_lists_fold_by_fold_name_unlabelled_cases_beside_the_training_cases(tmp_path: Path) -> None:
+    folder = written(tmp_path, {"folds": {"1": {"labeled": ["a"], "unlabeled": ["c", "b"]}}})
+    split = read_semi_split(folder, PRESENT, 1)
+    assert split == SemiSplit(frozenset("a"), frozenset("bc"), of_one_fold=True)
+    assert fold_cases(split, ["a"], ["d"], 1, False) == FoldCases(["a"], ["b", "c"], ["d"])
+    with pytest.raises(DataError, match=r"fold 1: b is a validation case and among semi_split\.json"):
+        fold_cases(split, ["a"], ["b"], 1, False)
+    with pytest.raises(DataError, match="has no lists for fold 0"):
+        read_semi_split(folder, PRESENT, 0)
+
+
 @pytest.mark.parametrize(("content", "words"), [
-    ("{", "not readable JSON"), ([], "write it as"), ({"labeled": ["a"]}, "write it as"),
+    ("{", "not readable JSON"), ({"folds": {"0": {"labeled": ["a"]}}}, "write it as"),
+    ([], "write it as"), ({"labeled": ["a"]}, "write it as"),
     ({"labeled": ["a"], "unlabelled": ["b"]}, "write it as"), ({"labeled": "a", "unlabeled": []}, "write it as"),
     ({"labeled": [1], "unlabeled": []}, "write it as"),
     ({"labeled": ["a", "b"], "unlabeled": ["b"]}, "b is both labelled and unlabelled"),
@@ -56,7 +68,7 @@ def test_a_split_is_read_and_may_be_absent(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_a_bad_split_is_refused_in_one_line(content: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        read_semi_split(written(tmp_path, content), PRESENT)
+        read_semi_split(written(tmp_path, content), PRESENT, 0)
     assert words in str(caught.value) and SEMI_SPLIT in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -85,7 +97,7 @@ def test_cases_of_a_fold(
 def test_a_fold_without_labels_and_a_leak_are_refused() -> None:
     with pytest.raises(DataError, match="none of fold 2's training cases is labelled"):
         fold_cases(SPLIT, ["c"], ["v"], 2, False)
-    with pytest.raises(DataError, match=r"fold 1: d is a training and a validation case.*transductive"):
+    with pytest.raises(DataError, match=r"fold 1: d is a validation case and among the training cases.*transductive"):
         fold_cases(SPLIT, [*"abcd"], ["d"], 1, False)
 
 
