@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataset_conversion": {"conversion"},
     "evaluation": set(),
     "doctor": set(),
-    "benchmark": {"architectures", "pretext", "semi_supervised", "planning", "conversion"},
+    "benchmark": {"architectures", "pretext", "semi_supervised", "planning", "conversion", "evaluation"},
     "demo": {"evaluation"},
     "low_label": {"architectures", "pretext", "planning", "unlabeled", "evaluation"},
     "cli": {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctnet_nnunet.cli.benchmark_convert import convert
+from ctnet_nnunet.cli.benchmark_predict import predict
 from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.low_label import low_label
 from ctnet_nnunet.errors import PlanError, SetupError
@@ -27,6 +28,7 @@ MEMORY_PLANS = ("40,56,40:16", "64,64,64:32", "48,96,80:32")
 
 
 app.command("convert")(convert)
+app.command("predict", cls=ListsAfterOptions)(predict)
 
 
 @app.callback()

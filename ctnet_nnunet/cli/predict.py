@@ -87,6 +87,8 @@ def predict(
         for text in flagged:
             typer.echo(f"    look at {text}")
     typer.echo(f"wrote {len(batch.labels)} label maps, volumes.csv, volumes.json and run.json in {out}")
+    if companions := [file for files in batch.companions.values() for file in files]:
+        typer.echo(f"wrote {len(companions)} DICOM-SEG beside them")
     if report:
         typer.echo(f"wrote {out / 'report.html'}")
     for case, reason in batch.failures.items():

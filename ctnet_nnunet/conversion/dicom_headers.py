@@ -85,7 +85,9 @@ def read_header(path: Path) -> Header | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is not to the standard: judged below, where it matters
-            dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            with path.open("rb") as stream:
+                dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+                pixels_begin = stream.tell()
             values = {keyword: dataset.get(keyword) for keyword in _TAGS if keyword in dataset}
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
         kind = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))).name
@@ -101,14 +103,14 @@ def read_header(path: Path) -> Header | None:
     if header.numbers("SamplesPerPixel", 1) not in (None, (1.0,)):
         raise DataError(f"{path}: is a colour image; take it out of the folder")
     if syntax in _UNCOMPRESSED:
-        _check_length(header)
+        _check_length(header, pixels_begin)
     return header
 
 
-def _check_length(header: Header) -> None:
+def _check_length(header: Header, pixels_begin: int) -> None:
     """Uncompressed pixels need their bytes; readers fill the rest of a cut-off file with anything."""
     columns, rows = header.size
     frames = int((header.numbers("NumberOfFrames", 1) or (1.0,))[0])
     needed = columns * rows * frames * int((header.numbers("BitsAllocated", 1) or (8.0,))[0]) // 8
-    if header.path.stat().st_size < needed:
+    if header.path.stat().st_size - pixels_begin < needed:
         raise DataError(f"{header.path}: is cut off, its {columns}×{rows} pixels need {needed} bytes; copy it again")

@@ -148,13 +148,17 @@ def differences(reference: Reference, spacing: Sequence[float], extent: Sequence
         if len(values) != len(known.low):
             continue
         far = [
-            f"{value:.3g} mm instead of {low:.3g} to {high:.3g}"
+            f"{value:.3g} mm instead of {_span(low, high)}"
             for value, low, high in zip(values, known.low, known.high, strict=True)
             if value > FAR * high or value < low / FAR
         ]
         if far:
             found.append(f"{what} far from the training cases': {', '.join(far)}")
     return found
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
 
 
 def _range(rows: list[list[float]]) -> Range:

@@ -22,7 +22,7 @@ class Speed:
     folds: int | None
 
 
-# docs/benchmarks.md has the measurement behind "fast": leaving out the mirrors costs less Dice than fewer folds.
+# docs/benchmarks.md says what "fast" costs in Dice.
 SPEEDS = {
     "best": Speed(low_precision=False, mirrors=True, step=0.5, folds=None),
     "balanced": Speed(low_precision=True, mirrors=True, step=0.5, folds=None),

@@ -1,12 +1,14 @@
 """A page that scrolls a scan in three planes with its labels over it, offline: nilearn's package carries its scripts.
 
-nilearn shows the patient's left on the left side and an oblique scan resampled to straight axes; the labels are not
-interpolated. It serves to look around; contours in the report and label maps are exact.
+The patient's right is on the left side, as in the report; an oblique scan is resampled to straight axes, and its labels
+to the nearest voxel. It serves to look around; contours in the report and label maps are exact.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
+from html import escape
 from pathlib import Path
 
 import nibabel
@@ -20,6 +22,8 @@ from ctnet_nnunet.files import write_text
 
 MOST_VOXELS = 40_000_000
 """Above, every second voxel along the long axes is shown: the page holds the scan as one picture."""
+_LINK = re.compile(r"<link\s[^>]*\bhref=[^>]*>")
+"""nilearn's page names an icon on the web: opening it would tell that server."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Scripts and styles of the page itself alone; nothing is loaded from anywhere.
 _POLICY = (
@@ -33,7 +37,7 @@ def write_viewer(scan: Path, labels: Path, values: list[int], title: str, target
 
     Args:
         values: The label values, in the order of the structures' colours.
-        title: Shown above.
+        title: Of the page.
     """
     background, overlay = _image(scan), _image(labels)
     array = np.asarray(overlay.dataobj)
@@ -56,10 +60,10 @@ def write_viewer(scan: Path, labels: Path, values: list[int], title: str, target
             opacity=0.6,
             colorbar=False,
             black_bg=True,
-            title=title,
+            radiological=True,
         )
-    page = view.get_standalone()
-    write_text(target, page.replace("<head>", f"<head>\n{_POLICY}", 1))
+    page = _LINK.sub("", view.get_standalone()).replace("<head>", f"<head>\n{_POLICY}<title>{escape(title)}</title>", 1)
+    write_text(target, page)
 
 
 def _image(file: Path) -> nibabel.Nifti1Image:

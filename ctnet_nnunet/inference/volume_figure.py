@@ -44,7 +44,7 @@ def volume_figure(
     panel.set_yticks(range(len(shown)), [structure.name for structure in shown])
     panel.set_ylim(len(shown) - 0.4, -0.6)
     panel.axvline(1.0, color="#d5d9dd", linewidth=0.8, zorder=0)
-    panel.set_xlabel("Volume / median of the training cases; line: 5th to 95th percentile")
+    panel.set_xlabel("Volume / median of the training cases; line: 5th to 95th percentile", fontsize=8)
     sober(panel)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=7))  # a ratio; the curves' axis is in whole epochs
     return figure

@@ -44,7 +44,8 @@ def test_a_batch_with_a_report(model_folder: Path, scans: Path, tmp_path: Path) 
     assert "× 2 mirrors × 2 folds" in text
     assert "failed: broken:" in text
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*(f"{n}.nii.gz" for n in names), *(f"{n}.html" for n in names), "report.html", "run.json", "volumes.csv",
+        [*(f"{n}.nii.gz" for n in names), *(f"{n}.html" for n in names),
+         *(f"{n}_viewer.html" for n in names), "report.html", "run.json", "volumes.csv",
          "volumes.json"]
     )  # fmt: skip
     record = json.loads((out / "run.json").read_text())

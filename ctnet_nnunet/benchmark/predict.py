@@ -1,0 +1,168 @@
+"""Time and labels of ``ctnet predict`` beside stock ``nnUNetv2_predict`` of the same model, each in its own process."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ctnet_nnunet.errors import DataError, SetupError
+from ctnet_nnunet.evaluation.metrics import Structure, dice, structures_from_labels
+from ctnet_nnunet.evaluation.statistics import summarise
+from ctnet_nnunet.process import Workplace, last_lines, run_command
+from ctnet_nnunet.shim_path import VARIABLE, with_shim
+
+STOCK = ("nnU-Net", "best")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to predict: scans in nnU-Net's naming, a model's folder, its folds, and labels to score against."""
+
+    scans: Path
+    model: Path
+    folds: tuple[str, ...]
+    references: Path | None
+    ending: str
+    structures: tuple[Structure, ...]
+
+
+@dataclass
+class Row:
+    """One engine and speed: seconds of each repeat, and its labels beside stock's and the reference."""
+
+    engine: str
+    speed: str
+    seconds: list[float] = field(default_factory=list)
+    differing: float = math.nan
+    dice_to_stock: float = math.nan
+    dice_to_reference: float = math.nan
+
+
+def read_job(scans: Path, model: Path, folds: Sequence[str], references: Path | None) -> Job:
+    """Check the inputs.
+
+    Raises:
+        DataError: A folder or file is missing.
+    """
+    file = model / "dataset.json"
+    if not file.is_file():
+        raise DataError(
+            f"{file}: missing; give a model's folder with -m, which stock reads too"
+        )
+    dataset = json.loads(file.read_text(encoding="utf-8"))
+    ending = str(dataset.get("file_ending", ".nii.gz"))
+    if not any(scans.glob(f"*_0000{ending}")):
+        raise DataError(f"{scans}: holds no CASE_0000{ending}; nnUNetv2_predict reads scans of such names only")
+    found = sorted(path.name.removeprefix("fold_") for path in model.glob("fold_[0-9]*"))
+    if not (folds or found):
+        raise DataError(f"{model}: no fold_X in it; give a trained model's folder with -m")
+    return Job(scans, model, tuple(folds or found), references, ending, structures_from_labels(dataset["labels"]))
+
+
+def measure_prediction(
+    job: Job, engines: Sequence[str], speeds: Sequence[str], repeats: int, say: Callable[[str], None]
+) -> list[Row]:
+    """All rows in turn, ``repeats`` times, so that a ratio compares runs of the same minutes; stock comes first.
+
+    Raises:
+        SetupError: A command failed; with its last line.
+    """
+    rows = [Row(*STOCK), *(Row(engine, speed) for engine in engines for speed in speeds)]
+    with tempfile.TemporaryDirectory(prefix="ctnet-benchmark-") as temporary:
+        root = Path(temporary)
+        environment = {**os.environ, VARIABLE: with_shim(os.environ.get(VARIABLE))}
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            environment.setdefault(name, temporary)  # asked for by stock's import, not used
+        place = Workplace(root, environment)
+        for repeat in range(repeats):
+            for row in rows:
+                out = root / f"{row.engine}_{row.speed}"
+                log = root / f"{out.name}.log"
+                seconds, status = run_command(_command(job, row, out), place, log, lambda: None)
+                if status != 0:
+                    raise SetupError(f"{row.engine}, {row.speed}: the command failed: {' '.join(last_lines(log, 1))}")
+                row.seconds.append(seconds)
+                say(f"repeat {repeat + 1}/{repeats}: {row.engine}, {row.speed}: {seconds:.1f} s")
+        for row in rows:
+            _compare(row, job, root)
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> list[str]:
+    """The lines of a table; ratios are stock's seconds over a row's, repeat by repeat: above 1 is faster."""
+    lines = [
+        "| engine | speed | seconds (least to greatest) | × as fast | differing voxels | Dice to nnU-Net | Dice |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratios = [theirs / mine for theirs, mine in zip(rows[0].seconds, row.seconds, strict=True)]
+        cells = [row.engine, row.speed, _spread(row.seconds, 1), _spread(ratios, 2)]
+        cells += [_number(row.differing, ".1e"), _number(row.dice_to_stock, ".4f")]
+        lines.append(f"| {' | '.join([*cells, _number(row.dice_to_reference, '.4f')])} |")
+    return lines
+
+
+def _command(job: Job, row: Row, out: Path) -> tuple[str, ...]:
+    shared = ("-i", str(job.scans.absolute()), "-o", str(out), "-m", str(job.model.absolute()), "-f", *job.folds)
+    if (row.engine, row.speed) == STOCK:
+        return ("nnUNetv2_predict_from_modelfolder", *shared, "-device", "cpu")
+    return ("ctnet", "predict", *shared, "--engine", row.engine, "--speed", row.speed, "--force")
+
+
+def _compare(row: Row, job: Job, root: Path) -> None:
+    mine, stock = root / f"{row.engine}_{row.speed}", root / "_".join(STOCK)
+    differing, to_stock, to_reference = list[float](), list[float](), list[float]()
+    for file in sorted(stock.glob(f"*{job.ending}")):
+        found, expected = _labels(mine / file.name), _labels(file)
+        differing.append(float(np.mean(found != expected)))
+        to_stock += [dice(structure.mask(expected), structure.mask(found)) for structure in job.structures]
+        if job.references is not None:
+            truth = _labels(job.references / file.name)
+            to_reference += [dice(structure.mask(truth), structure.mask(found)) for structure in job.structures]
+    row.differing, row.dice_to_stock = summarise(differing).mean, summarise(to_stock).mean
+    row.dice_to_reference = summarise(to_reference).mean
+
+
+def _labels(file: Path) -> np.ndarray:
+    if not file.is_file():
+        raise DataError(f"{file}: missing; every predicted case needs its label map")
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def _spread(values: Sequence[float], decimals: int) -> str:
+    middle = f"{statistics.median(values):.{decimals}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{decimals}f} to {max(values):.{decimals}f})"
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def peak_of_child(command: Sequence[str], folder: Path) -> int:
+    """Peak resident bytes of a command run to its end; not below this process's own, which Linux hands on.
+
+    Raises:
+        SetupError: It failed, or the platform does not say.
+    """
+    import subprocess
+
+    log = folder / "command.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(list(command), cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        if not hasattr(os, "wait4"):
+            raise SetupError("the memory of a process cannot be measured on this platform")
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SetupError(f"{command[0]} failed: {' '.join(last_lines(log, 1))}")
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
