@@ -6,6 +6,7 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -56,9 +57,7 @@ def read_job(scans: Path, model: Path, folds: Sequence[str], references: Path | 
     """
     file = model / "dataset.json"
     if not file.is_file():
-        raise DataError(
-            f"{file}: missing; give a model's folder with -m, which stock reads too"
-        )
+        raise DataError(f"{file}: missing; give a model's folder with -m, which stock reads too")
     dataset = json.loads(file.read_text(encoding="utf-8"))
     ending = str(dataset.get("file_ending", ".nii.gz"))
     if not any(scans.glob(f"*_0000{ending}")):
@@ -148,21 +147,27 @@ def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
 
 
+# A process begins with the peak of the one that started it (Linux): this one is small, and asks about its child.
+_LAUNCHER = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
+
+
 def peak_of_child(command: Sequence[str], folder: Path) -> int:
-    """Peak resident bytes of a command run to its end; not below this process's own, which Linux hands on.
+    """Peak resident bytes of a command run to its end, or of the largest of the processes that it started.
 
     Raises:
         SetupError: It failed, or the platform does not say.
     """
-    import subprocess
-
-    log = folder / "command.log"
+    if os.name != "posix":
+        raise SetupError("the memory of a process cannot be measured on this platform; try Linux or macOS")
+    log, answer = folder / "command.log", folder / "peak.txt"
+    launcher = [sys.executable, "-I", "-c", _LAUNCHER, str(answer)]
     with log.open("wb") as output:
-        process = subprocess.Popen(list(command), cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-        if not hasattr(os, "wait4"):
-            raise SetupError("the memory of a process cannot be measured on this platform")
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SetupError(f"{command[0]} failed: {' '.join(last_lines(log, 1))}")
-    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+        status = subprocess.call([*launcher, *command], cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    if status != 0:
+        raise SetupError(f"{Path(command[0]).name} failed: {' '.join(last_lines(log, 1))}")
+    return int(answer.read_text()) * (1 if sys.platform == "darwin" else 1024)
