@@ -23,9 +23,8 @@ os.environ.update(
     ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS="1",
 )
 
-# The longest file: begun first, it does not leave one of two processes waiting for the other at the end. The tutorial,
-# the next longest, stays last: both train with all cores and would hinder each other.
-FIRST = "test_demo_command.py"
+# The longest files: begun first, they leave no process waiting for another at the end.
+FIRST = ("test_demo_command.py", "test_tutorial.py")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -53,7 +52,7 @@ class NnunetEnv:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name != FIRST)
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 def _create(root: Path) -> NnunetEnv:
