@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ctnet_nnunet.cores import usable_cores
 from ctnet_nnunet.image_check import MAX_VOXELS
 
 _MOST_PROCESSES = 8
@@ -59,5 +59,4 @@ class Settings:
         """Worker processes to start."""
         if self.processes is not None:
             return self.processes
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(_MOST_PROCESSES, available)
+        return min(_MOST_PROCESSES, usable_cores())

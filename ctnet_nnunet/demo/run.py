@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ctnet_nnunet.cores import usable_cores
 from ctnet_nnunet.demo.dataset import DATASET_NAME, NEW_LABELS, NEW_SCANS, build_raw_dataset
 from ctnet_nnunet.demo.display import LiveDisplay, PlainDisplay
 from ctnet_nnunet.demo.pipeline import Pipeline
@@ -69,7 +70,7 @@ def _environment() -> dict[str, str]:
 
     ``nnUNet_n_proc_DA=0`` would save that one too, but nnU-Net's planner fails with it.
     """
-    processes = str(max(1, min(provenance.usable_cores() // 2, 4)))
+    processes = str(max(1, min(usable_cores() // 2, 4)))
     return {"nnUNet_n_proc_DA": processes, "nnUNet_def_n_proc": processes}
 
 

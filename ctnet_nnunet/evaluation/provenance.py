@@ -7,6 +7,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from ctnet_nnunet.cores import usable_cores
+
 PACKAGES = ("ctnet_nnunet", "nnunetv2", "torch", "numpy", "SimpleITK", "surface-distance")
 
 
@@ -33,13 +35,6 @@ def machine() -> dict[str, str]:
 
     found["GPU"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return found
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; fewer than the machine has on a shared one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 from ctnet_nnunet.architectures.from_plan import network_from_plan
 from ctnet_nnunet.checkpoints import compare_weights, read_checkpoint
+from ctnet_nnunet.cores import usable_cores
 from ctnet_nnunet.errors import CheckpointError, CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation.cases import LabelScheme, read_label_scheme
-from ctnet_nnunet.evaluation.provenance import usable_cores
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.folder_lock import folder_lock
 from ctnet_nnunet.low_label.arms import Arm, Selection, select

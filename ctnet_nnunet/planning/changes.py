@@ -83,8 +83,10 @@ def _planner_value(key: str, value: Any) -> Any:
     lengths = (2, 3) if key == "patch_size" else (3,)
     good = isinstance(value, list) and len(value) in lengths
     if not good or not all(isinstance(item, kind) and not isinstance(item, bool) and item > 0 for item in value):
-        example = "[40,56,40]" if key == "patch_size" else "[1.0,0.5,0.5]"
-        raise PlanError(f"--set {key}={value!r}: wants positive numbers, one per axis, for example {key}={example}")
+        wanted = "positive whole numbers, one per axis, for example patch_size=[40,56,40]"
+        if key == "spacing":
+            wanted = "three positive numbers in mm, of a 2d plan the slices' distance first: spacing=[1.0,0.5,0.5]"
+        raise PlanError(f"--set {key}={value!r}: wants {wanted}")
     return value
 
 

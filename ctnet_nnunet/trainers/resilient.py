@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ctnet_nnunet.checkpoints import remove_partial
+from ctnet_nnunet.cores import compute_threads
 from ctnet_nnunet.errors import DataError, PlanError, SetupError, TrainingError
 from ctnet_nnunet.planning.options import Mode, read_options
 from ctnet_nnunet.precision import autocast, bfloat16_supported
@@ -53,6 +54,9 @@ class ResilientTrainer(CheckpointingTrainer):
             raise PlanError(f"plans {plans['plans_name']}: no configuration {configuration!r}; it has {there}")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise SetupError("-device cuda: torch sees no GPU here; run with -device cpu, or see `ctnet doctor`")
+        if device.type == "cpu":
+            # Stock's command starts a thread a core of the machine, also where this process may use few of them.
+            torch.set_num_threads(compute_threads())
         # Stock takes this key out of the plans; only its command puts it in.
         self.resuming = bool(plans.setdefault("continue_training", False))
         super().__init__(plans, configuration, fold, dataset_json, device)

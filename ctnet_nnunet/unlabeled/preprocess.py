@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ctnet_nnunet.cores import usable_cores
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.image_check import MAX_VOXELS
 from ctnet_nnunet.planes.sidecar import Sidecar
@@ -151,5 +151,4 @@ def _create(folder: Path) -> None:
 def _processes(wanted: int | None, jobs: int) -> int:
     if wanted is not None and wanted < 0:
         raise DataError(f"the number of processes is {wanted}; give 0 (none) or more")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(min(available, 4) if wanted is None else wanted, jobs)
+    return min(min(usable_cores(), 4) if wanted is None else wanted, jobs)
