@@ -72,6 +72,8 @@ def test_two_processes_are_one(found: Path, name: str) -> None:
             mean = sum(part[entry] for part in parts) / 2
             assert mean == pytest.approx(whole[entry], rel=1e-4, abs=1e-7, nan_ok=True), entry
     for entry, value in single["logged"].items():
+        if entry == "val_losses" and RUNS[name].batch % 2:
+            continue  # stock's mean of the processes' means
         assert first["logged"][entry] == pytest.approx(value, rel=1e-4), entry
     if "Reciprocal" in name:
         assert single["outputs"][0]["h"] != 0

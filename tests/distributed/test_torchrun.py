@@ -21,7 +21,7 @@ from tests.end_to_end.commands import BIN, environment
 from tests.end_to_end.tiny import TRAINER, Tiny, prepare
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads Linux's /proc")
-EPOCHS, SECONDS = 5, 280
+EPOCHS, SECONDS = 5, 420
 
 
 @pytest.fixture(scope="module")
