@@ -77,7 +77,7 @@ def built(run: Run, preprocessed: Path) -> Any:
         kwargs["features_per_stage"] = [4 * 2**stage for stage in range(kwargs["n_stages"])]
     if run.trainer != "nnUNetTrainer":
         table = {**SCHEDULE, "batch_size": run.batch}
-        tables = {mode: table for mode in ("cmft", "cmff")}
+        tables = dict.fromkeys(("cmft", "cmff"), table)
         configuration["ctnet"] = {**block, **table, "mixed_precision": False, **tables, **run.block}
     plans["continue_training"] = False
     dataset = json.loads((preprocessed / "dataset.json").read_text())
@@ -152,8 +152,8 @@ def batch_of(run: Run, trainer: Any, step: int) -> dict[str, Any]:
         "augmented": labelled["data"], "inside": labelled["data"],
         "usable": torch.tensor([True, False, True, True]),
         "pair": images(run.batch, 2, CHANNELS), "crop": labelled["data"], "host": labelled["data"],
-        "heat": images(run.batch, 2).abs(), "heat_valid": valid, "location": torch.rand(4, generator=generator).double(),
-        "location_valid": valid[:, 0],
+        "heat": images(run.batch, 2).abs(), "heat_valid": valid,
+        "location": torch.rand(4, generator=generator).double(), "location_valid": valid[:, 0],
     }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from ctnet_nnunet.planning.changes import parse_assignments
 from ctnet_nnunet.planning.write import write_plan
 from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
 from tests.conftest import NnunetEnv
-from tests.distributed.steps import CHANNELS, PATCH, RUNS, run_all
 from tests.end_to_end.commands import PRELOADED, _child, environment
+from tests.end_to_end.distributed.steps import CHANNELS, PATCH, RUNS, run_all
 from tests.end_to_end.tiny import Tiny, settings
 from tests.synthetic import make_dataset, plan_and_preprocess
 
