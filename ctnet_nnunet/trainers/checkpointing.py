@@ -33,6 +33,8 @@ class CheckpointingTrainer(nnUNetTrainer):  # type: ignore[misc]
     _epoch_outputs: list[dict[str, Any]]
     _non_finite_total: int
     _saved_at: float
+    _random_state: dict[str, Any] | None = None
+    """Before the running epoch's validation, which is done again when it is cut off; None in training."""
 
     def refuse_impossible_resume(self) -> None:
         """Raise CheckpointError for ``--c`` without a checkpoint, where stock would start anew."""
@@ -90,7 +92,7 @@ class CheckpointingTrainer(nnUNetTrainer):  # type: ignore[misc]
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             OWN_KEY: {
                 "epoch_outputs": self._epoch_outputs if next_epoch == self.current_epoch else [],
-                "random_state": random_state(),
+                "random_state": self._random_state or random_state(),
                 "non_finite_total": self._non_finite_total,
                 **self.extra_state(),
             },

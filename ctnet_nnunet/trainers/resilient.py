@@ -2,7 +2,8 @@
 
 A killed run resumes from an intact checkpoint not older than ``save_minutes``, in the middle of an epoch if need be,
 with optimiser, schedule and random generators; non-finite losses are skipped, counted and end the run when they
-persist; ``--c`` without a checkpoint is an error; a new training sets an old one's checkpoints aside.
+persist; ``--c`` without a checkpoint is an error; a new training sets an old one's checkpoints aside; SIGTERM and
+SIGUSR1 end it with exit status 75 and a checkpoint of the iteration that was running.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctnet_nnunet.checkpoints import remove_partial
+from ctnet_nnunet.checkpoints import random_state, remove_partial
 from ctnet_nnunet.errors import DataError, PlanError, SetupError, TrainingError
 from ctnet_nnunet.planning.options import Mode, read_options
 from ctnet_nnunet.precision import autocast, bfloat16_supported
 from ctnet_nnunet.trainers import stock_hooks
 from ctnet_nnunet.trainers.checkpointing import CheckpointingTrainer
+from ctnet_nnunet.trainers.preemption import STOPPED_STATUS, StopSignals
 from ctnet_nnunet.trainers.progress import TrainingProgress, readable
 from ctnet_nnunet.trainers.schedule import WarmupPolyScheduler, adamw
 from ctnet_nnunet.trainers.tensorboard import ScalarWriter
@@ -181,7 +183,21 @@ class ResilientTrainer(CheckpointingTrainer):
 
     @reports_user_errors
     def run_training(self) -> None:
-        """Stock's loop, with progress, checkpoints by the clock and a start in the middle of an epoch."""
+        """Stock's loop, with progress, checkpoints by the clock and a start in the middle of an epoch.
+
+        Raises:
+            SystemExit: With status 75, behind a checkpoint, when SIGTERM or SIGUSR1 asked to stop.
+        """
+        with StopSignals() as self.stop_signals:
+            self._train_to_the_end()
+        if name := self.stop_signals.agreed(self.device if self.is_ddp else None):
+            self._stop_before_validation(name)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with StopSignals(self._stop_before_validation):
+            super().perform_actual_validation(save_probabilities)
+
+    def _train_to_the_end(self) -> None:
         if self.local_rank == 0:
             remove_partial(Path(self.output_folder))
         self._set_old_training_aside()
@@ -201,19 +217,50 @@ class ResilientTrainer(CheckpointingTrainer):
         self.on_epoch_start()
         self.on_train_epoch_start()
         while len(self._epoch_outputs) < self.num_iterations_per_epoch:
-            output = self.train_step(next(self.dataloader_train))
+            self._stop_if_asked()
+            output = self.train_step(self._next(self.dataloader_train))
             self._epoch_outputs.append(output)
             progress.update(self.current_epoch, self.num_epochs, float(output["loss"]))
             self._save_by_the_clock()
         self.on_train_epoch_end(self._epoch_outputs)
+        self._random_state = random_state()
         with torch.no_grad():
             self.on_validation_epoch_start()
-            validation = [
-                self.validation_step(next(self.dataloader_val)) for _ in range(self.num_val_iterations_per_epoch)
-            ]
+            validation = []
+            for _ in range(self.num_val_iterations_per_epoch):
+                self._stop_if_asked()
+                validation.append(self.validation_step(self._next(self.dataloader_val)))
             self.on_validation_epoch_end(validation)
+        self._random_state = None
         self._epoch_outputs = []
         self.on_epoch_end()
+
+    def _next(self, loader: Any) -> Any:
+        """A batch. A signal to the whole job has ended the processes that load data, too: that is no error then."""
+        try:
+            return next(loader)
+        except RuntimeError:
+            if name := self.stop_signals.agreed(None):
+                self._stop(name)
+            raise
+
+    def _stop_if_asked(self) -> None:
+        """Between two iterations: when any process was asked to stop, all of them do."""
+        if name := self.stop_signals.agreed(self.device if self.is_ddp else None):
+            self._stop(name)
+
+    def _stop(self, name: str) -> NoReturn:
+        self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        remedy = "nothing was saved" if self.disable_checkpointing else "go on with --c"
+        self.print_to_log_file(
+            f"stopped by {name} after iteration {len(self._epoch_outputs)} of {self.num_iterations_per_epoch} of epoch "
+            f"{self.current_epoch}; {remedy}"
+        )
+        raise SystemExit(STOPPED_STATUS)
+
+    def _stop_before_validation(self, name: str) -> NoReturn:
+        self.print_to_log_file(f"stopped by {name} when all epochs were done; --c makes the final validation")
+        raise SystemExit(STOPPED_STATUS)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         finite = [output for output in train_outputs if np.isfinite(output["loss"])] or train_outputs
