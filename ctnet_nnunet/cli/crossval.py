@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.shim_path import VARIABLE, with_shim
 
 if TYPE_CHECKING:
     from ctnet_nnunet.cluster.chain import Chain
@@ -54,6 +56,7 @@ def crossval(
     from ctnet_nnunet.nnunet_version import require_supported_nnunet
 
     require_supported_nnunet()
+    os.environ[VARIABLE] = with_shim(os.environ.get(VARIABLE))  # nnU-Net reads it when it is imported
     from ctnet_nnunet.cluster.crossval import Request, plan_crossval
     from ctnet_nnunet.cluster.options import SlurmOptions, parse_minutes, parse_parameters
     from ctnet_nnunet.cluster.slurm import require_slurm

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from ctnet_nnunet.cluster.step import Step
 from ctnet_nnunet.errors import DataError, SetupError
@@ -102,12 +105,22 @@ def training_cases(target: Target) -> list[str]:
 def _require_trainer(name: str, option: str) -> None:
     if name in trainer_names():
         return
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
     try:
-        recursive_find_trainer_class_by_name(name)
+        find_trainer(name)
     except RuntimeError:
         raise SetupError(f"{option} {name}: no such trainer; ours are {', '.join(trainer_names())}") from None
+
+
+def find_trainer(name: str) -> Any:
+    """The trainer's class, as nnU-Net looks it up, without its words on where it looks.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    with redirect_stdout(StringIO()):
+        return recursive_find_trainer_class_by_name(name)
 
 
 def _folds(asked: Sequence[int], target: Target) -> tuple[int, ...]:

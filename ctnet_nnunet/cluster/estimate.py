@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ctnet_nnunet.cluster.crossval import Crossval, training_cases
+from ctnet_nnunet.cluster.crossval import Crossval, find_trainer, training_cases
 from ctnet_nnunet.cluster.progress import read_progress
 from ctnet_nnunet.cluster.step import Step
 from ctnet_nnunet.planning.options import Mode, read_options
@@ -127,13 +127,12 @@ def disk_use(crossval: Crossval, todo: list[Step]) -> Disk:
 
 def _parameters(crossval: Crossval) -> int:
     """Of the network that the trainer would build, built without memory."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(crossval.target.plans)
     configuration = plans.get_configuration(crossval.request.configuration)
     labels = plans.get_label_manager(crossval.target.dataset_json)
-    trainer = recursive_find_trainer_class_by_name(crossval.request.trainer)
+    trainer = find_trainer(crossval.request.trainer)
     with torch.device("meta"):
         network = trainer.build_network_architecture(
             plans, configuration, crossval.target.channels, labels.num_segmentation_heads, True

@@ -30,12 +30,12 @@ def crossval_figures(crossval: Crossval) -> list[str]:
 
 def cost_lines(crossval: Crossval, todo: list[Step], engine: str, gpus: int, epoch_seconds: float | None) -> list[str]:
     """Jobs with what each waits for, GPU hours, disk."""
-    finished = sum(step.finished for step in crossval.steps)
+    finished, commas = sum(step.finished for step in crossval.steps), ", "
     lines = [f"{len(todo)} of {len(crossval.steps)} steps to run, {finished} finished ({engine})"]
     for group in groups_of(todo):
         waits = [*group.after, *([f"{group.paired}, task by task"] if group.paired else [])]
         kind = f"array of {len(group.steps)}" if len(group.steps) > 1 else "job"
-        lines.append(f"  {group.name}: {kind}{f', behind {chr(32).join(waits)}' if waits else ''}")
+        lines.append(f"  {group.name}: {kind}{f', behind {commas.join(waits)}' if waits else ''}")
         lines.append(f"    $ {' '.join(group.steps[0].command())}")
     if not todo:
         return lines
@@ -43,7 +43,7 @@ def cost_lines(crossval: Crossval, todo: list[Step], engine: str, gpus: int, epo
     lines += [_hours(hours, max(gpus, 1), what) for hours in training_hours(crossval, todo, epoch_seconds)]
     disk = disk_use(crossval, todo)
     data = f"preprocessed cases {_size(disk.preprocessed)}{'' if disk.measured else ' at most, uncompressed'}"
-    weights = f"checkpoints up to {_size(disk.checkpoints)} ({disk.parameters / 1e6:.1f} M parameters)"
+    weights = f"checkpoints up to {_size(disk.checkpoints)} ({disk.parameters:,} parameters)"
     lines.append(f"disk: {data}, {weights}; label maps of the validation cases come beside them")
     return lines
 

@@ -65,7 +65,8 @@ def _lines(step: Step, tell: Tell) -> Callable[[], None]:
         nonlocal next_line
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + LINE_EVERY_SECONDS
-            if step.folder is not None and (progress := read_progress(step.folder)) is not None:
+            progress = None if step.folder is None else read_progress(step.folder, step.kind == "training")
+            if progress is not None:
                 tell(f"    {step.title}: {progress}")
 
     return while_running

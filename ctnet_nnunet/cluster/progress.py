@@ -38,8 +38,12 @@ class TrainingProgress:
         return f"epoch {self.epoch}{of}{f', {self.left} left' if self.left else ''}{dice}"
 
 
-def read_progress(fold: Path) -> TrainingProgress | None:
-    """From the newest log of a fold's folder; None before its first epoch."""
+def read_progress(fold: Path, segments: bool = True) -> TrainingProgress | None:
+    """From the newest log of a fold's folder; None before its first epoch.
+
+    Args:
+        segments: Whether its Dice means anything; a pretraining's does not.
+    """
     logs = sorted(fold.glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime)
     # One that was just begun anew says nothing yet; the one before it then still holds.
     texts = [text for text in map(read_end, logs[-2:]) if _EPOCH.search(text)]
@@ -52,7 +56,7 @@ def read_progress(fold: Path) -> TrainingProgress | None:
         epoch=int(done[-1][0]) if done else int(running[-1]),
         epochs=int(done[-1][1]) if done else None,
         left=done[-1][2] if done else "",
-        dice=_mean(dice[-1]) if dice else None,
+        dice=_mean(dice[-1]) if dice and segments else None,
         epoch_seconds=tuple(map(float, _SECONDS.findall(text))),
     )
 
