@@ -144,6 +144,7 @@ def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     place = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     with slurm(place) as exports:
         for variable, value in exports.items():
