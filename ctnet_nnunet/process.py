@@ -86,11 +86,13 @@ def run_command(
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
     # Not the group at first: a training whose data loaders were gone could not write its checkpoint.
     process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(patience)
-    # Worker processes may outlive their parent: the whole group goes, also when the parent has ended.
-    _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-    process.wait()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    finally:  # a second Ctrl-C ends the patience
+        # Worker processes may outlive their parent: the whole group goes, also when the parent has ended.
+        _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.wait()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

@@ -91,7 +91,11 @@ def _run(planned: Crossval) -> None:
     from ctnet_nnunet.cluster.crossval import write_splits
     from ctnet_nnunet.cluster.local import run_here
 
-    failures = run_here(_chain(planned), lambda: write_splits(planned.target), typer.echo)
+    try:
+        failures = run_here(_chain(planned), lambda: write_splits(planned.target), typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
     for title, reason in failures.items():
         typer.echo(f"failed: {title}: {reason}", err=True)
     if failures:

@@ -145,4 +145,8 @@ def _in_jobs(request: Request, jobs: int | None, asked: tuple[str, int | None, i
         model=request.model.resolve(),
         synthesis=None if request.synthesis is None else request.synthesis.resolve(),
     )
-    return predict_sharded(absolute, jobs, options, typer.echo)
+    try:
+        return predict_sharded(absolute, jobs, options, typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the jobs go on, and the same command again waits for them", err=True)
+        raise typer.Exit(130) from None

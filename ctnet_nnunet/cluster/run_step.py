@@ -50,8 +50,10 @@ def run_step(step: Step, place: Place, while_running: Callable[[], None]) -> Rec
     """
     with folder_lock(lock_folder(place.folder, step.name), "wait, or end it (`ctnet status` shows it)") as lock:
         before = read_record(place.folder, step.name)
-        if step.finished:
-            return before or Record(step.name, socket.gethostname(), now(), "", ended=now(), status=0)
+        if step.finished:  # by hand, or by a start that was stopped in its last moment
+            record = Record(step.name, socket.gethostname(), now(), "", place.job).finished(0, "")
+            write_record(place.folder, record)
+            return record
         log = log_file(place.folder, step.name)
         record = Record(
             step.name,

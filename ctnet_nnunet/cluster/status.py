@@ -15,7 +15,8 @@ from ctnet_nnunet.cluster.slurm import job_log
 from ctnet_nnunet.cluster.step import TRAININGS, Step, needed
 
 _WAITS = {"Dependency": "for the steps before it", "BeginTime": "to begin again", "Resources": "for a free node",
-          "Priority": "behind other jobs"}  # fmt: skip
+          "Priority": "behind other jobs", "JobHeldUser": "held: scontrol release lets it go",
+          "PartitionTimeLimit": "without end: its --time is longer than its partition allows; scancel it"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 SlurmdParameters=config_overrides
 JobRequeue=1
+EnforcePartLimits=ALL
 PreemptMode=REQUEUE
 PreemptType=preempt/partition_prio
 ReturnToService=2

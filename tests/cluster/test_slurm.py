@@ -71,7 +71,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(nnunet_env: NnunetEnv, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    tiny = prepare(nnunet_env, 790, "Slurm", unlabelled=0, more=("iterations=40",))
+    tiny = prepare(nnunet_env, 790, "Slurm", unlabelled=0, more=("iterations=20", "pretrain.iterations=2"))
     patch = pytest.MonkeyPatch()
     with slurm(tmp_path_factory.mktemp("slurm") / "run", cpus=6) as variables:
         for name, value in variables.items():
