@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from ctnet_nnunet.cluster.reason import INTERRUPTED
+from ctnet_nnunet.cluster.reason import INTERRUPTED, TERMINATED
 from ctnet_nnunet.cluster.record import Record, read_record, write_record
 from ctnet_nnunet.cluster.run_step import Place, StoppedError, run_step
 from ctnet_nnunet.cluster.step import Step
@@ -102,7 +102,7 @@ class Job:
 
     def _stopped(self, requeue: Any, before: float, started: float) -> None:
         if self._received == signal.SIGTERM:
-            self._note("ended by SIGTERM (cancelled or preempted)")
+            self._note(TERMINATED)
             raise SystemExit(INTERRUPTED)
         if self.work.progress() <= before:
             seconds = round(time.time() - started)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ctnet_nnunet.cluster.chain import Chain, read_chain
 from ctnet_nnunet.cluster.progress import read_progress, validation_dice
 from ctnet_nnunet.cluster.queue import JobState, job_states
-from ctnet_nnunet.cluster.reason import STATES, read_end, reason_of, slurm_state_in
+from ctnet_nnunet.cluster.reason import STATES, TERMINATED, read_end, reason_of, slurm_state_in
 from ctnet_nnunet.cluster.record import Record, log_file, read_record
 from ctnet_nnunet.cluster.run_step import working
 from ctnet_nnunet.cluster.slurm import job_log
@@ -126,10 +126,9 @@ def _why(chain: Chain, step: Step, record: Record, slurm: JobState | None) -> st
     """From the record where the step could still write one, else from SLURM, its lines and the end of the log."""
     node = f" ({record.node})" if record.job else ""
     printed = read_end(job_log(chain.folder, record.job)) if record.job else ""
-    state = slurm.state if slurm is not None and slurm.state in STATES else ""
-    if record.ended and record.reason:
+    state = slurm.state if slurm is not None and slurm.state in STATES else slurm_state_in(printed)
+    if record.reason and not (record.reason == TERMINATED and state):
         return f"{record.reason}{node}"
-    state = state or slurm_state_in(printed)
     if not state and not record.ended and not record.job:
         return "killed; start the chain again to go on"
     said = reason_of(record.status, read_end(log_file(chain.folder, step.name), record.offset), state)

@@ -60,8 +60,8 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobCompType=jobcomp/none
 NodeName={node} NodeHostname={hostname} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000 State=UNKNOWN
-PartitionName=debug Nodes={node} Default=YES MaxTime=60 DefaultTime=10 State=UP PriorityTier=1
-PartitionName=urgent Nodes={node} MaxTime=60 DefaultTime=10 State=UP PriorityTier=10
+PartitionName=debug Nodes={node} Default=YES MaxTime=2-0 DefaultTime=10 State=UP PriorityTier=1
+PartitionName=urgent Nodes={node} MaxTime=2-0 DefaultTime=10 State=UP PriorityTier=10
 """
 
 

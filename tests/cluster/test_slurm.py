@@ -1,6 +1,7 @@
 """Jobs on a real SLURM of one node: a chain with a wall time's requeue, a cancelled job, a full disk, dealt-out scans.
 
-Trainings are tiny; what takes time is SLURM's own minute. The chain of :func:`long_chain` runs beside the other tests.
+Trainings are tiny; what takes time is SLURM's own minute. The chain of :func:`long_chain` runs beside the other tests,
+which therefore stand in their order.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ def cluster(nnunet_env: NnunetEnv, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def long_chain(cluster: Cluster) -> Finished:
-    """Submitted first; looked at by the last test."""
-    more = ("--pretrain", PRETRAINER, "--folds", 0, 1, "--engine", "slurm", "--time", "20", "--warning", 20)
+    """Submitted first; the last test looks at its end."""
+    more = ("--pretrain", PRETRAINER, "--folds", 0, 1, "--engine", "slurm", "--time", "20", "--warning", 60)
     return cluster.run(*cluster.crossval(SLOW, *more)).succeeded()
 
 
@@ -115,6 +116,18 @@ def test_what_is_refused_before_anything_is_submitted(cluster: Cluster, long_cha
     refused(cluster.run(*cluster.crossval("nnUNetTrainerCTNet", *asked), PATH=str(tmp_path)), "no sbatch on PATH")
     refused(cluster.run(*cluster.crossval("nnUNetTrainerCTNet", *asked, "--time", "9-0")), "SLURM refuses")
     assert not cluster.chain("nnUNetTrainerCTNet").exists()
+
+
+def test_a_wall_time_ends_in_the_middle_of_a_training(cluster: Cluster, long_chain: Finished) -> None:
+    jobs, fold = jobs_of(cluster, SLOW), cluster.tiny.fold(0, SLOW)
+    assert re.search(r"folds: job \d+_0, \d+_1, behind pretrain \(\d+\), each behind its own", long_chain.stdout)
+    wait_for("the first checkpoint", (fold / "checkpoint_latest.pth").is_file)
+    minutes = elapsed_minutes(cluster, jobs["fold_0"])
+    cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", f"TimeLimit={minutes + 2}")
+    wait_for("the requeue", lambda: restarts(cluster, jobs["fold_0"]) == 1)
+    cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", "TimeLimit=20")
+    stopped = torch.load(fold / "checkpoint_latest.pth", weights_only=True)
+    assert stopped["current_epoch"] == 0 and stopped["ctnet"]["epoch_outputs"], "it stopped within the first epoch"
 
 
 def test_a_cancelled_job_and_a_full_disk(cluster: Cluster, long_chain: Finished) -> None:
@@ -191,16 +204,8 @@ def check_same(one: Path, many: Path) -> None:
     assert re.findall(r"<td>.*?</td>", pages[0]) == re.findall(r"<td>.*?</td>", pages[1])
 
 
-def test_a_wall_time_ends_in_the_middle_and_the_training_goes_on(cluster: Cluster, long_chain: Finished) -> None:
+def test_the_training_went_on_and_the_chain_ended(cluster: Cluster, long_chain: Finished) -> None:
     jobs, fold = jobs_of(cluster, SLOW), cluster.tiny.fold(0, SLOW)
-    assert re.search(r"folds: job \d+_0, \d+_1, behind pretrain \(\d+\), each behind its own", long_chain.stdout)
-    wait_for("the first checkpoint", (fold / "checkpoint_latest.pth").is_file)
-    minutes = elapsed_minutes(cluster, jobs["fold_0"])
-    cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", f"TimeLimit={minutes + 1}")
-    wait_for("the requeue", lambda: restarts(cluster, jobs["fold_0"]) == 1)
-    cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", "TimeLimit=20")
-    stopped = torch.load(fold / "checkpoint_latest.pth", weights_only=True)
-    assert stopped["current_epoch"] == 0 and stopped["ctnet"]["epoch_outputs"], "it stopped within the first epoch"
     wait_for("the chain's end", lambda: not any(state.alive for state in job_states(jobs.values()).values()))
 
     status = cluster.run("ctnet", "status", cluster.tiny.dataset).stdout.split(f"{SLOW}__")[1]

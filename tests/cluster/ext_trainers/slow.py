@@ -12,5 +12,5 @@ from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
 class nnUNetTrainerSlow(nnUNetTrainerCTNet):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.fold == 0 and "SLURM_RESTART_COUNT" not in os.environ:
-            time.sleep(6)
+            time.sleep(10)
         return super().train_step(batch)
