@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "unlabeled": {"planning", "planes"},
     "trainers": {*PURE, "planning", "unlabeled", "planes"},
     "nnunet_shim": {"trainers"},
+    "train": {"trainers"},
     "inference": {"architectures", "cross_modality", "planning", "evaluation", "conversion"},
     "conversion": {"planes"},
     "dataset_conversion": {"conversion"},
@@ -47,8 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("low_label", "dataset_conversion", "inspection", "cluster"),
     },
 }
-MAY_IMPORT_NNUNET = {"trainers", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark", "inspection"}
-MAY_IMPORT_NNUNET |= {"cluster"}
+MAY_IMPORT_NNUNET = {
+    *("trainers", "train", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark", "inspection"),
+    "cluster",
+}
 # dynamic_network_architectures is made of torch and timm; nothing of nnU-Net comes with it.
 PURE_LIBRARIES = {"torch", "numpy", "dynamic_network_architectures", "timm"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

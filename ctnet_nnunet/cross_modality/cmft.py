@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ctnet_nnunet import ranks
 from ctnet_nnunet.architectures.cross_modality import (
     CONVOLUTIONS,
     PAPER_FEATURES,
@@ -181,7 +182,8 @@ class CMFTStep:
         discriminators: Bare, for the generators' step.
         discriminators_in_training: The same as they train.
         options: Weights and pool.
-        generator: Draws from the pools; its state belongs into a checkpoint.
+        generator: Draws from the pools; its state belongs into a checkpoint. In a distributed training all ranks seed
+            it alike: each keeps the pools of the whole batch, and judges its part of what was drawn from them.
     """
 
     def __init__(
@@ -223,8 +225,10 @@ class CMFTStep:
 
         The generators get no gradient.
         """
-        fake_a = self.pools["a"].query(made["fake_a"], self.generator)
-        fake_b = self.pools["b"].query(made["fake_b"], self.generator)
+        fake_a, fake_b = (
+            ranks.own_part(pool.query(ranks.gathered(made[f"fake_{name}"]), self.generator))
+            for name, pool in self.pools.items()
+        )
         # One pass over real and generated images: DistributedDataParallel wants one forward for one backward.
         scores_a, scores_b = self.discriminators_in_training(
             torch.cat([a, fake_a.to(a.dtype)]), torch.cat([b, fake_b.to(b.dtype)])

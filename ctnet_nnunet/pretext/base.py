@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ctnet_nnunet.errors import PlanError
+from ctnet_nnunet.ranks import expected_count
 
 Views = Mapping[str, Tensor]
 """A batch, holding the views that its tasks ask for:
@@ -72,8 +73,15 @@ class PretextTask(nn.Module):
         """Views and targets from a draw; deterministic, without the network."""
         raise NotImplementedError
 
+    def counted(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """How many entries of what ``targets`` made each loss is a mean of (L,); None for means over samples."""
+        return None
+
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network on what ``targets`` made; returns ``loss`` (scalar) and named metrics (scalars)."""
+        """Run the network on what ``targets`` made; returns ``loss`` (scalar) and named metrics (scalars).
+
+        A task with :meth:`counted` divides by :func:`whole_count`.
+        """
         raise NotImplementedError
 
     def before_training(self, network: nn.Module) -> None:
@@ -81,6 +89,11 @@ class PretextTask(nn.Module):
 
     def after_step(self, network: nn.Module, progress: float) -> None:
         """Called behind each optimiser step with the share of the training done, 0..1 (EMA teachers)."""
+
+
+def whole_count(batch: Mapping[str, Tensor], loss: int = 0) -> Tensor | None:
+    """What to divide a loss's sum by, from ``count`` of :meth:`PretextModel.prepare`; None: what the batch counts."""
+    return batch["count"][loss] if "count" in batch else None
 
 
 class PretextModel(nn.Module):
@@ -102,11 +115,17 @@ class PretextModel(nn.Module):
         return frozenset().union(*(task.views for task in self.tasks.values()))  # type: ignore[arg-type]
 
     def prepare(self, views: Views, generator: torch.Generator) -> dict[str, dict[str, Tensor]]:
-        """Sample every task and make its targets: task → name → tensor."""
+        """Sample every task and make its targets: task → name → tensor.
+
+        In a distributed training all ranks call it: what a loss is a mean of is counted over all of them.
+        """
         prepared = {}
+        samples = len(next(iter(views.values())))
         for name, task in self.tasks.items():
             assert isinstance(task, PretextTask)
-            prepared[name] = task.targets(views, task.sample(views, generator))
+            batch = task.targets(views, task.sample(views, generator))
+            counts = task.counted(batch)
+            prepared[name] = batch if counts is None else {**batch, "count": expected_count(counts, samples)}
         return prepared
 
     def forward(self, prepared: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ctnet_nnunet.architectures.features import decoder_features, encoder_features
 from ctnet_nnunet.errors import PlanError
-from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views
+from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views, whole_count
 
 DEFAULT_GUESTS = ("2CH", "4CH")
 HIDDEN_UNITS = 128
@@ -95,6 +95,10 @@ class ImagingPlanes(PretextTask):
         """The view with what is known of it, as it is."""
         return {name: views[name] for name in _WANTED if name in views}
 
+    def counted(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The valid heatmaps and the valid locations."""
+        return torch.stack([batch["heat_valid"].sum(), batch["location_valid"].sum()])
+
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and the metrics of :func:`line_metrics` and :func:`location_metrics` of the losses in use."""
         skips = encoder_features(network, batch["host"])
@@ -102,12 +106,13 @@ class ImagingPlanes(PretextTask):
         outputs: dict[str, Tensor] = {}
         if self.heatmaps is not None:
             heat = self.heatmaps(decoder_features(network, skips)[-1]).float()
-            loss = heatmap_loss(heat, batch["heat"].float(), batch["heat_valid"])
+            loss = heatmap_loss(heat, batch["heat"].float(), batch["heat_valid"], whole_count(batch, 0))
             total = total + self.options.planes_lines * loss
             outputs |= {"lines": loss.detach(), **line_metrics(heat.detach(), batch)}
         if self.location is not None:
             location = self.location(skips[-1]).float()
-            loss = location_loss(location, batch["location"].float(), batch["location_valid"])
+            target, valid = batch["location"].float(), batch["location_valid"]
+            loss = location_loss(location, target, valid, whole_count(batch, 1))
             total = total + self.options.planes_location * loss
             outputs |= {"location": loss.detach(), **location_metrics(location.detach(), batch)}
         return {"loss": total, **outputs}
@@ -139,15 +144,19 @@ class LocationHead(nn.Module):
         return location[:, 0]
 
 
-def heatmap_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of heatmaps (B, G, H, W) over the valid (B, G) ones; 0 with a gradient of 0 if none is."""
+def heatmap_loss(predicted: Tensor, target: Tensor, valid: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean squared error of heatmaps (B, G, H, W) over the valid (B, G) ones; 0 with a gradient of 0 if none is.
+
+    ``count`` is what the sum is divided by, in place of the number of valid ones.
+    """
     error = (predicted - target).square().mean((2, 3))
-    return (error * valid).sum() / valid.sum().clamp(min=1)
+    return (error * valid).sum() / (valid.sum().clamp(min=1) if count is None else count)
 
 
-def location_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of locations (B,) over the valid (B,) ones; 0 with a gradient of 0 if none is."""
-    return ((predicted - target).square() * valid).sum() / valid.sum().clamp(min=1)
+def location_loss(predicted: Tensor, target: Tensor, valid: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean squared error of locations (B,) over the valid (B,) ones, like :func:`heatmap_loss`."""
+    error = (predicted - target).square() * valid
+    return error.sum() / (valid.sum().clamp(min=1) if count is None else count)
 
 
 def line_metrics(heat: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

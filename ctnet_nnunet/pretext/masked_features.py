@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views
+from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views, whole_count
 
 BLOCK_FROM_GRID = 6
 COLLAPSED_STD = 1e-3
@@ -92,6 +92,10 @@ class MaskedFeatures(PretextTask):
             seen = image.masked_fill(voxel_mask[:, None], 0.0)
         return {"image": image, "seen": seen, "mask": mask.flatten(1)}
 
+    def counted(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The hidden tokens, of which samples have different numbers where ``mask_block`` does not divide the grid."""
+        return batch["mask"].sum()[None]
+
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``token_std``, the spread of the target tokens (collapsed below 1e-3)."""
         transformer = network.transformer
@@ -100,7 +104,7 @@ class MaskedFeatures(PretextTask):
         hidden = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         predicted = self.predictor(transformer.encode(hidden, self.grid))  # type: ignore[union-attr, operator]
         target, spread = self._target(network, batch["image"])
-        return {"loss": masked_loss(predicted, target, mask), "token_std": spread}
+        return {"loss": masked_loss(predicted, target, mask, whole_count(batch)), "token_std": spread}
 
     @torch.no_grad()
     def _target(self, network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,8 +192,11 @@ def cells(image: Tensor, cell: Sequence[int]) -> Tensor:
     return image.permute(0, *grid_axes, 1, *inner_axes).reshape(batch, -1, channels * math.prod(cell))
 
 
-def masked_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Smooth L1 (β = 1) of (B, N, F) against (B, N, F), mean over the hidden tokens of mask (B, N); 0 if none."""
+def masked_loss(predicted: Tensor, target: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Smooth L1 (β = 1) of (B, N, F) against (B, N, F), mean over the hidden tokens of mask (B, N); 0 if none.
+
+    ``count`` is what the sum is divided by, in place of the number of hidden tokens.
+    """
     per_token = F.smooth_l1_loss(predicted.float(), target.float(), reduction="none").mean(-1)
     weight = mask.to(per_token.dtype)
-    return (per_token * weight).sum() / weight.sum().clamp(min=1)
+    return (per_token * weight).sum() / (weight.sum().clamp(min=1) if count is None else count)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctnet_nnunet.errors import PlanError
-from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views
+from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views, whole_count
 
 SPACING_TOLERANCE = 0.01
 Turn = tuple[tuple[int, int], int]
@@ -68,18 +68,22 @@ class Rotation(PretextTask):
         label = draw["label"].to(inside.device)
         return {"turned": turned, "label": label.masked_fill(~views["usable"].to(inside.device), -100)}
 
+    def counted(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The usable samples."""
+        return (batch["label"] >= 0).sum()[None]
+
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and ``accuracy`` over the usable samples; both 0 if there is none."""
         features = network.convolutional_features(batch["turned"])  # type: ignore[operator]
         transformer = network.transformer
         tokens = transformer.encode(transformer.embed(features), features.shape[2:])  # type: ignore[union-attr, operator]
-        return rotation_loss(self.head(tokens.mean(1)), batch["label"])
+        return rotation_loss(self.head(tokens.mean(1)), batch["label"], whole_count(batch))
 
 
-def rotation_loss(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of logits (B, R) against label (B,), ignoring -100, and the accuracy."""
+def rotation_loss(logits: Tensor, label: Tensor, count: Tensor | None = None) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, R) against label (B,), ignoring -100, and the accuracy; sums over ``count``."""
     usable = label >= 0
-    count = usable.sum().clamp(min=1)
+    count = usable.sum().clamp(min=1) if count is None else count
     loss = F.cross_entropy(logits.float(), label, ignore_index=-100, reduction="sum") / count
     accuracy = ((logits.argmax(1) == label) & usable).sum() / count
     return {"loss": loss, "accuracy": accuracy.float(), "usable": usable.float().mean()}

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ctnet_nnunet.ranks import averaged
 from ctnet_nnunet.semi_supervised.labels import (
     HowToLabel,
     full_resolution,
@@ -267,7 +267,7 @@ class ReciprocalStep:
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
         parameters = _parameters(self.teacher_optimizer)
         gradients = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
-        return [None if g is None else _averaged(g) / scale for g in gradients]
+        return [None if g is None else averaged(g) / scale for g in gradients]
 
     def _share(self, alone: list[Tensor | None]) -> float:
         """‖G_feedback‖ / ‖G_labels‖, the latter as the difference of the whole and the former."""
@@ -303,14 +303,5 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _averaged(value: Tensor) -> Tensor:
-    """The mean over the processes of a distributed training; gloo has no mean of its own."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    value = value.clone()
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
-
-
 def _mean_over_processes(loss: Tensor) -> float:
-    return float(_averaged(loss.detach()))
+    return float(averaged(loss))

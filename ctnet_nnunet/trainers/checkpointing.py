@@ -12,20 +12,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from ctnet_nnunet.checkpoints import random_state, read_checkpoint, restore_random_state, write_checkpoint
 from ctnet_nnunet.errors import CheckpointError
 from ctnet_nnunet.planning.options import Schedule
 from ctnet_nnunet.trainers import stock_hooks
+from ctnet_nnunet.trainers.several_processes import SeveralProcesses
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 
 OWN_KEY = "ctnet"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
-class CheckpointingTrainer(nnUNetTrainer):  # type: ignore[misc]
+class CheckpointingTrainer(SeveralProcesses):
     """The saving and loading of a trainer; :class:`~ctnet_nnunet.trainers.resilient.ResilientTrainer` runs it."""
 
     resuming: bool
@@ -138,7 +138,18 @@ class CheckpointingTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.load_extra_state(own)
         if "random_state" in own:
             # Behind the making of the data loaders, which draws, so that a resumed run goes on where it stood.
-            self._after_train_start = functools.partial(restore_random_state, own["random_state"])
+            self._after_train_start = functools.partial(self._go_on_drawing, own["random_state"])
+
+    def _go_on_drawing(self, state: dict[str, Any]) -> None:
+        """The checkpoint holds rank 0's generators; the other ranks must not draw the same as it does."""
+        if self.local_rank == 0:
+            restore_random_state(state)
+        else:
+            self.seed_everything(self.current_epoch * self.num_iterations_per_epoch + len(self._epoch_outputs))
+
+    def seed_everything(self, steps: int = 0) -> None:
+        """Seed the global generators for a training of which ``steps`` are done."""
+        raise NotImplementedError
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -11,7 +11,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ctnet_nnunet.checkpoints import HEADS
 from ctnet_nnunet.cross_modality.cmft import CMFTStep, Discriminators, Translators, cycle_loss
@@ -19,6 +18,7 @@ from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.cross_modality import check_discriminator_patch, fusion_network
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.trainers.cross_modality import CrossModalityTrainer
+from ctnet_nnunet.trainers.ddp import distributed
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 from ctnet_nnunet.trainers.pretrain_data import CropLoader, FixedBatches
 from ctnet_nnunet.trainers.schedule import ConstantScheduler
@@ -39,6 +39,7 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
     mode: ClassVar[Mode] = "cmft"
     # The paper clips no gradients; the norm is still looked at, to skip what is not finite.
     clip_norm: ClassVar[float] = float("inf")
+    needs_equal_shares: ClassVar[bool] = True
 
     @reports_user_errors
     def initialize(self) -> None:
@@ -85,17 +86,14 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
         self.discriminators = Discriminators(
             size_a, size_b, dimensions, options.features, options.discriminator_levels
         ).to(self.device)
-        generator = torch.Generator().manual_seed(self.schedule.seed + self.local_rank)
+        generator = torch.Generator().manual_seed(self.schedule.seed)  # all ranks draw the same from their common pools
         self.wrapped = self._distributed(self.translators, has_unused=True)  # the segmentation heads
         self.step = CMFTStep(
             self.wrapped, self.discriminators, self._distributed(self.discriminators), options.transition(), generator
         )
 
     def _distributed(self, module: nn.Module, has_unused: bool = False) -> nn.Module:
-        if not self.is_ddp:
-            return module
-        devices = [self.local_rank] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=has_unused)
+        return distributed(module, self.device, has_unused) if self.is_ddp else module
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ConstantScheduler]:
         schedule = self.schedule
@@ -111,7 +109,7 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
         self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         train = CropLoader(self.pool, self.batch_size, self.patch, self.label_manager, flips=True)
         watch = CropLoader(self.held_out, self.batch_size, self.patch, self.label_manager, flips=False)
-        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.schedule.seed)
+        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.watching_seed())
         return augmenter(train, get_allowed_n_proc_DA(), self.device.type == "cuda"), fixed
 
     def downstream_trainer(self) -> str:
@@ -177,8 +175,7 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
         self.translators.heads.load_state_dict(state["generator_heads"])
         self.discriminators.load_state_dict(state["discriminators"])
         self.judges_optimizer.load_state_dict(state["discriminators_optimizer_state"])
-        if self.local_rank == 0:  # the other processes' pools are not in the checkpoint; theirs fill anew
-            self.step.load_state(state["transition"], self.device)
+        self.step.load_state(state["transition"], self.device)
 
 
 def _values(losses: Mapping[str, Tensor]) -> dict[str, float]:

@@ -140,7 +140,7 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
         shared = (self.hosts, self.plane_settings.sigma_mm, self.batch_size)
         train = PlanesLoader(self.pool, *shared, initial, patch, self.label_manager, transforms)
         watch = PlanesLoader(self.held_out, *shared, patch, patch, self.label_manager, None)
-        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.schedule.seed)
+        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.watching_seed())
         processes = get_allowed_n_proc_DA()
         if processes == 0:
             return SingleThreadedAugmenter(train, None), fixed

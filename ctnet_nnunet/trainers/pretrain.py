@@ -15,14 +15,15 @@ from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from ctnet_nnunet import ranks
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, PretextModel, build_pretext
 from ctnet_nnunet.pretext.masked_features import COLLAPSED_STD
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
+from ctnet_nnunet.trainers.ddp import distributed
 from ctnet_nnunet.trainers.lateral_mirroring import MirrorPlan
 from ctnet_nnunet.trainers.pretrain_data import FixedBatches, PretrainLoader, inside_size, pretrain_transforms
 from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder
@@ -103,10 +104,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         wrapped: nn.Module = pretext
         if self._do_i_compile():
             wrapped = torch.compile(pretext)  # type: ignore[assignment] # the stubs call it a function
-        if self.is_ddp:
-            devices = [self.local_rank] if self.device.type == "cuda" else None
-            wrapped = DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=True)
-        return wrapped
+        return distributed(wrapped, self.device, has_unused=True) if self.is_ddp else wrapped
 
     def _pools(self) -> tuple[PooledDataset, PooledDataset]:
         """The scans to train on and those to watch the losses on; the same ones when there are few."""
@@ -162,7 +160,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         watch = PretrainLoader(
             self.held_out, self.batch_size, patch, patch, inside, self.label_manager, None, None, views
         )
-        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.schedule.seed)
+        fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.watching_seed())
         processes = get_allowed_n_proc_DA()
         if processes == 0:
             return SingleThreadedAugmenter(train, None), fixed
@@ -171,6 +169,10 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
             pin_memory=self.device.type == "cuda", wait_time=0.002,
         )  # fmt: skip
         return workers, fixed
+
+    def watching_seed(self) -> int:
+        """What the batches to watch the losses on are drawn by; each rank watches others."""
+        return int(self.schedule.seed + self.local_rank * self.num_val_iterations_per_epoch)
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -205,12 +207,12 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
-        self.train_metrics = _means(train_outputs)
+        self.train_metrics = ranks.mean_metrics(_means(train_outputs))
         self.print_to_log_file("train", _readable(self.train_metrics))
 
     def on_validation_epoch_start(self) -> None:
         self.pretext.eval()
-        self.validation_generator = torch.Generator().manual_seed(self.schedule.seed)
+        self.validation_generator = torch.Generator().manual_seed(self.watching_seed())
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self.autocast():
@@ -218,7 +220,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         return _scalars(outputs)
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        self.validation_metrics = _means(val_outputs)
+        self.validation_metrics = ranks.mean_metrics(_means(val_outputs))
         self.print_to_log_file("watched", _readable(self.validation_metrics))
         loss = self.validation_metrics["loss"]
         # Stock keeps the checkpoint with the best mean_fg_dice; here accuracy, Dice or a falling loss is better.
@@ -244,6 +246,8 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         self.pretext.tasks.load_state_dict(state["pretext_state"])
         self.generator.set_state(state["generator"])
+        if self.local_rank:  # it is rank 0's, and ranks draw on their own
+            self.generator.manual_seed(int(torch.randint(2**31, (), generator=self.generator)) + self.local_rank)
 
     @reports_user_errors
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -23,6 +23,7 @@ from ctnet_nnunet.planning.options import Mode, read_options
 from ctnet_nnunet.precision import autocast, bfloat16_supported
 from ctnet_nnunet.trainers import stock_hooks
 from ctnet_nnunet.trainers.checkpointing import CheckpointingTrainer
+from ctnet_nnunet.trainers.ignored_voxels import count_over_ranks
 from ctnet_nnunet.trainers.preemption import STOPPED_STATUS, StopSignals
 from ctnet_nnunet.trainers.progress import TrainingProgress, readable
 from ctnet_nnunet.trainers.schedule import WarmupPolyScheduler, adamw
@@ -87,10 +88,10 @@ class ResilientTrainer(CheckpointingTrainer):
         self.seed_everything()
         super().initialize()
 
-    def seed_everything(self) -> None:
-        """Seed the global generators; folds and ranks differ, so that an ensemble's members do."""
+    def seed_everything(self, steps: int = 0) -> None:
+        """Seed the global generators; folds and ranks differ, so that an ensemble's members and a step's patches do."""
         fold_number = self.fold if isinstance(self.fold, int) else 999
-        seed = self.schedule.seed + 1000 * fold_number + self.local_rank
+        seed = self.schedule.seed + 1000 * fold_number + self.local_rank + 1_000_003 * steps
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
@@ -130,6 +131,7 @@ class ResilientTrainer(CheckpointingTrainer):
             TrainingError: If it happens too often in a row.
         """
         optimizer = self.optimizer if optimizer is None else optimizer
+        loss = loss * self.batch_share if self.batch_share != 1 else loss
         value = float(loss.detach())
         finite = self._agree(np.isfinite(value))
         if finite:
@@ -180,6 +182,12 @@ class ResilientTrainer(CheckpointingTrainer):
         flag = torch.tensor(float(finite), device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
         return bool(flag.item() > 0)
+
+    def _build_loss(self) -> nn.Module:
+        loss: nn.Module = super()._build_loss()
+        if self.is_ddp and self.label_manager.has_ignore_label:
+            count_over_ranks(loss, self.label_manager)
+        return loss
 
     @reports_user_errors
     def run_training(self) -> None:

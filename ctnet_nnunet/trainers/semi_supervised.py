@@ -16,11 +16,12 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from ctnet_nnunet import ranks
 from ctnet_nnunet.architectures.from_plan import check_patch, network_from_plan
 from ctnet_nnunet.errors import CheckpointError, PlanError
 from ctnet_nnunet.semi_supervised.labels import Recomputed, full_resolution
+from ctnet_nnunet.trainers.ddp import distributed
 from ctnet_nnunet.trainers.schedule import PhasedScheduler, TenfoldScheduler, WarmupPolyScheduler, adamw, sgd
 from ctnet_nnunet.trainers.stock_hooks import unwrapped
 from ctnet_nnunet.trainers.two_streams import TwoStreamTrainer
@@ -93,10 +94,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
             network = torch.compile(network)  # type: ignore[assignment] # the stubs call it a function
         if recomputed:
             network = Recomputed(network)
-        if self.is_ddp:
-            devices = [self.local_rank] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=devices, find_unused_parameters=True)
-        return network
+        return distributed(network, self.device, has_unused=True) if self.is_ddp else network
 
     # Optimiser, schedule and losses.
 
@@ -183,7 +181,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
-        self.train_metrics = means(train_outputs)
+        self.train_metrics = ranks.mean_metrics(means(train_outputs))
         readable = ", ".join(f"{name} {value:.4g}" for name, value in self.train_metrics.items())
         self.print_to_log_file("train", readable)
 
@@ -261,11 +259,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
     def _foreground_dice(self, outputs: list[dict[str, Any]], name: str) -> float:
         """Mean over classes or regions of the Dice over all patches and processes, as stock computes its own."""
         counts = np.array([sum(output[f"{name}_{kind}_hard"] for output in outputs) for kind in ("tp", "fp", "fn")])
-        if self.is_ddp:
-            everywhere: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everywhere, counts)
-            counts = np.sum(everywhere, axis=0)
-        tp, fp, fn = counts
+        tp, fp, fn = np.sum(ranks.gathered_objects(counts), axis=0)
         whole = 2 * tp + fp + fn
         present = whole > 0
         return float((2 * tp[present] / whole[present]).mean()) if present.any() else float("nan")

@@ -17,6 +17,7 @@ import torch
 from nnunetv2.run import run_training as stock
 from torch import nn
 
+from ctnet_nnunet import ranks
 from ctnet_nnunet.checkpoints import HEADS, KeyDifference, compare_weights, read_checkpoint
 from ctnet_nnunet.errors import CheckpointError
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
@@ -50,17 +51,25 @@ def checked(original: Any) -> Any:
                 f"{fname}: {count} tensors do not fit this plan's network (table above); "
                 "pretrain with the same -d, -p and configuration, or plan again"
             )
-        # Handed over as a file of tensors alone, because the stock function would unpickle the original.
-        with tempfile.TemporaryDirectory() as folder:
-            clean = Path(folder) / "network_weights.pth"
-            torch.save({"network_weights": weights}, clean)
-            original(network, str(clean), verbose=False)
+        if ranks.in_group():  # the stock function would take the rank over all machines for the number of a GPU
+            kept = {key: value for key, value in weights.items() if key in wanted and HEADS not in key}
+            unwrapped(network).load_state_dict({**wanted, **kept})
+        else:
+            _hand_over(weights, original, network)
         unwrapped(network).pretrained_from = fname  # type: ignore[assignment] # for trainers whose teacher follows
         loaded = sum(HEADS not in key for key in wanted)
         print(f"pretrained weights: {loaded} tensors from {fname}; {len(wanted) - loaded} of the heads stay new")
 
     load_pretrained_weights.checks_first = True  # type: ignore[attr-defined]
     return load_pretrained_weights
+
+
+def _hand_over(weights: Any, original: Any, network: nn.Module) -> None:
+    """As a file of tensors alone, because the stock function would unpickle the original."""
+    with tempfile.TemporaryDirectory() as folder:
+        clean = Path(folder) / "network_weights.pth"
+        torch.save({"network_weights": weights}, clean)
+        original(network, str(clean), verbose=False)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

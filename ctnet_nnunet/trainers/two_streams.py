@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 
+from ctnet_nnunet import ranks
 from ctnet_nnunet.errors import DataError, PlanError
 from ctnet_nnunet.laterality import sided_labels
 from ctnet_nnunet.planning.options import Mode
@@ -45,6 +45,7 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
 
     mode: ClassVar[Mode] = "semi_supervised"
     needs_unlabelled: ClassVar[bool] = True
+    needs_equal_shares: ClassVar[bool] = True
     pool: PooledDataset | None
 
     def _apply_schedule(self) -> None:
@@ -150,7 +151,7 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
         """Of this process."""
         if self.semi.batch_unlabelled is None:
             return int(self.batch_size)
-        processes = torch.distributed.get_world_size() if self.is_ddp else 1
+        processes = ranks.world_size()
         if self.semi.batch_unlabelled % processes:
             raise PlanError(
                 f"ctnet option semi_supervised.batch_unlabelled={self.semi.batch_unlabelled}: not divisible by the "

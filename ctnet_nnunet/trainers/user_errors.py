@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch.distributed as dist
+
+from ctnet_nnunet import ranks
 from ctnet_nnunet.errors import CTNetError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -23,8 +28,21 @@ def reports_user_errors(method: Method) -> Method:
         try:
             return method(*args, **kwargs)
         except CTNetError as error:
-            sys.stdout.flush()
-            print(f"ctnet: error: {error}", file=sys.stderr, flush=True)
+            if _is_first_to_say(str(error)):
+                where = f"rank {ranks.rank()} on {socket.gethostname()}: " if ranks.rank() else ""
+                sys.stdout.flush()
+                print(f"ctnet: error: {where}{error}", file=sys.stderr, flush=True)
             raise SystemExit(error.exit_status) from error
 
     return wrapper  # type: ignore[return-value]
+
+
+def _is_first_to_say(text: str) -> bool:
+    """Whether no other rank has said so: what is wrong with a plan is wrong in every process."""
+    if not ranks.in_group():
+        return True
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return int(store.add(f"ctnet/error/{hashlib.sha256(text.encode()).hexdigest()}", 1)) == 1
+    except RuntimeError:  # whoever holds the store has ended
+        return True

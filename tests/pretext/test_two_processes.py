@@ -50,7 +50,8 @@ def _rank(rank: int, folder: str) -> None:
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     half = slice(2 * rank, 2 * rank + 2)
     mine: dict[str, Any] = {
-        task: {name: value[half] for name, value in tensors.items()} for task, tensors in _prepared(model).items()
+        task: {name: value / 2 if name == "count" else value[half] for name, value in tensors.items()}
+        for task, tensors in _prepared(model).items()
     }
     wrapped(mine)["loss"].backward()
     if rank == 0:
