@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.files import disk_errors
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def _submit(planned: Crossval, options: SlurmOptions) -> None:
     from ctnet_nnunet.cluster.crossval import write_splits
     from ctnet_nnunet.cluster.submit import submit_chain
 
-    submit_chain(_chain(planned), options, lambda: write_splits(planned.target), typer.echo)
+    with disk_errors(planned.folder):
+        submit_chain(_chain(planned), options, lambda: write_splits(planned.target), typer.echo)
     typer.echo(f"logs and records: {planned.folder}; watch it with: ctnet status {planned.request.dataset} --watch")
 
 
@@ -92,7 +94,8 @@ def _run(planned: Crossval) -> None:
     from ctnet_nnunet.cluster.local import run_here
 
     try:
-        failures = run_here(_chain(planned), lambda: write_splits(planned.target), typer.echo)
+        with disk_errors(planned.folder):
+            failures = run_here(_chain(planned), lambda: write_splits(planned.target), typer.echo)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

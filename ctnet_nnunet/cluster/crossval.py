@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def plan_crossval(request: Request) -> Crossval:
         raise SetupError(f"--pretrain {request.pretrainer}: no pretraining trainer; one of {', '.join(PRETRAINERS)}")
     target = locate(request.dataset, request.configuration, request.plans)
     results = environment_folder("nnUNet_results")
-    request = Request(**{**vars(request), "folds": _folds(request.folds, target)})
+    request = replace(request, folds=_folds(request.folds, target))
     model = results / target.dataset / _model_name(request, request.trainer)
     return Crossval(request, target, model, tuple(_steps(request, target, model)))
 

@@ -168,22 +168,33 @@ def _wait(run: _Run, shards: dict[str, Shard], tell: Tell) -> None:
     """Until all jobs are over; then the reasons of those cases that they did not finish are known."""
     states: dict[str, JobState] = {}
     unknown = dict.fromkeys(shards, 0)
-    said = -1
+    said = ""
     while True:
         now = job_states(shards)
         states |= now
         unknown = {number: 0 if number in now else unknown[number] + 1 for number in shards}
-        alive = [n for n in shards if (n in now and now[n].alive) or 0 < unknown[n] < MISSING_LOOKS]
+        alive = [n for n in shards if _alive(run, n, shards[n], now.get(n), unknown[n])]
         done = sum(int(shard.progress()) for shard in shards.values())
-        if done != said and shards and alive:
-            total = sum(len(shard.cases) for shard in shards.values())
-            tell(f"    {done}/{total} scans, {len(alive)} jobs wait or run")
-            said = done
+        total = sum(len(shard.cases) for shard in shards.values())
+        waiting = sum(now[number].state == "PENDING" for number in alive if number in now)
+        line = f"    {done}/{total} scans done, {len(alive) - waiting} jobs run, {waiting} wait"
+        if alive and line != said:
+            tell(line)
+            said = line
         if not alive:
             break
         time.sleep(POLL_SECONDS)
     for number, shard in shards.items():
         run.failures |= shard.failures(_why(run, number, shard, states.get(number)))
+
+
+def _alive(run: _Run, number: str, shard: Shard, state: JobState | None, looks: int) -> bool:
+    """Whether a job may still do something; ``looks``: how often in a row SLURM did not know it."""
+    if state is not None:
+        return state.alive
+    record = read_record(run.folder, shard.name)
+    ended = record is not None and record.job == number and bool(record.ended)
+    return not ended and looks < MISSING_LOOKS
 
 
 def _why(run: _Run, number: str, shard: Shard, state: JobState | None) -> str:

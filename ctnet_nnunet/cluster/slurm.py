@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.cluster.job import Job, StepWork, Work
-from ctnet_nnunet.cluster.options import SlurmOptions
+from ctnet_nnunet.cluster.options import SlurmOptions, parse_minutes
+from ctnet_nnunet.cluster.step import Step
 from ctnet_nnunet.errors import SetupError
 
 JOBS = "jobs"
@@ -46,7 +47,8 @@ def require_slurm(options: SlurmOptions) -> None:
     except subprocess.TimeoutExpired:
         raise SetupError(f"sbatch did not answer within {SECONDS} s; see sinfo, and try again") from None
     if asked.returncode != 0:
-        raise SetupError(f"SLURM refuses such jobs: {_refusal(asked.stderr)}{_partitions(options)}")
+        raise SetupError(f"SLURM refuses such jobs: {_refusal(asked.stderr)}{_correction(options)}")
+    _refuse_endless_wait(options)
 
 
 def submit(works: Sequence[Work], title: str, folder: Path, options: SlurmOptions, dependency: str = "") -> list[str]:
@@ -102,7 +104,7 @@ def job_log(folder: Path, job: str) -> Path:
     return folder / JOBS / f"{job}_0_log.out"
 
 
-def step_works(steps: Sequence[Any]) -> list[Work]:
+def step_works(steps: Sequence[Step]) -> list[Work]:
     """Steps as the work of jobs."""
     return [StepWork(step) for step in steps]
 
@@ -114,11 +116,29 @@ def _refusal(text: str) -> str:
     return re.sub("^(sbatch: |error: |allocation failure: )+", "", (said or ["no reason given"])[-1])
 
 
-def _partitions(options: SlurmOptions) -> str:
+def _correction(options: SlurmOptions) -> str:
     """The partitions that there are, where one was named."""
     if "partition" not in options.parameters:
         return "; correct --time or --slurm"
-    words = ["sinfo", "--noheader", "--format=%R"]
+    names = ", ".join(name.rstrip("*") for name in _time_limits()) or "none"
+    return f"; correct --slurm partition={options.parameters['partition']} (there are {names})"
+
+
+def _refuse_endless_wait(options: SlurmOptions) -> None:
+    """Some sites take jobs that are longer than their partition allows, and let them wait for ever."""
+    limits = _time_limits()
+    named = str(options.parameters.get("partition", "")).split(",")
+    chosen = {name: limits[name] for name in named if name in limits} or {
+        name: limit for name, limit in limits.items() if name.endswith("*")
+    }
+    if chosen and all(limit is not None and limit < options.minutes for limit in chosen.values()):
+        name, limit = next(iter(chosen.items()))
+        raise SetupError(f"--time: {options.minutes} minutes are more than the {limit} of partition {name.rstrip('*')}")
+
+
+def _time_limits() -> dict[str, int | None]:
+    """Partition → its longest job in minutes, None without a limit; the default's name ends in ``*``."""
+    words = ["sinfo", "--noheader", "--format=%P|%l"]
     asked = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-    names = ", ".join(dict.fromkeys(asked.stdout.split()))
-    return f"; correct --slurm partition={options.parameters['partition']} (there are {names or 'none'})"
+    rows = [line.strip().split("|") for line in asked.stdout.splitlines() if line.count("|") == 1]
+    return {name: parse_minutes(limit) if limit[0].isdigit() else None for name, limit in rows}

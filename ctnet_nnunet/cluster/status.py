@@ -14,6 +14,7 @@ from ctnet_nnunet.cluster.run_step import working
 from ctnet_nnunet.cluster.slurm import job_log
 from ctnet_nnunet.cluster.step import TRAININGS, Step, needed
 
+NEVER = "DependencyNeverSatisfied"
 _WAITS = {"Dependency": "for the steps before it", "BeginTime": "to begin again", "Resources": "for a free node",
           "Priority": "behind other jobs", "JobHeldUser": "held: scontrol release lets it go",
           "PartitionTimeLimit": "without end: its --time is longer than its partition allows; scancel it"}  # fmt: skip
@@ -96,7 +97,7 @@ def _state(chain: Chain, step: Step, job: str, slurm: JobState | None, busy: boo
         again = f"start {record.starts + 1}, " if record is not None and slurm.state == "PENDING" else ""
         if slurm.state != "PENDING":
             return "running", "" if record is None or record.starts == 1 else f"start {record.starts}"
-        if slurm.reason == "DependencyNeverSatisfied":
+        if slurm.reason == NEVER:
             return "failed", "not run, because a step before it failed"
         return "waiting", f"{again}{_WAITS.get(slurm.reason, slurm.reason)}"
     if busy:
@@ -111,9 +112,10 @@ def _state(chain: Chain, step: Step, job: str, slurm: JobState | None, busy: boo
 def _never_started(job: str, slurm: JobState | None) -> tuple[str, str]:
     if not job:
         return "not started", ""
+    if slurm is not None and slurm.reason == NEVER:
+        return "failed", "not run, because a step before it failed"
     if slurm is not None and slurm.state in STATES:
-        why = STATES[slurm.state]
-        return "failed", f"{why} before it started, or a step before it failed" if slurm.state == "CANCELLED" else why
+        return "failed", f"{STATES[slurm.state]} before it started"
     return "failed", "its job is no longer known, and left no record"
 
 
