@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ctnet_nnunet.errors import CTNetError, SetupError
@@ -24,6 +26,20 @@ def write_text(file: Path, text: str, error: type[CTNetError] = SetupError) -> N
         temporary.unlink(missing_ok=True)
         said = reason.strerror or type(reason).__name__
         raise error(f"{file}: could not be written ({said}); free disk space or fix the rights") from reason
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say in one line what the system refuses on the way, such as a full disk.
+
+    Raises:
+        SetupError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as reason:
+        said = reason.strerror or type(reason).__name__
+        raise SetupError(f"{reason.filename or folder}: {said}; free disk space or fix the rights") from reason
 
 
 def sha256(file: Path) -> str:

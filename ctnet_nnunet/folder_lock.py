@@ -19,7 +19,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[int]:
+def folder_lock(folder: Path, remedy: str = "wait, end it, or give another --out") -> Iterator[int]:
     """Hold ``folder/.lock`` and yield its file descriptor, which child processes are to inherit.
 
     The lock belongs to the open file and not to a process: it is free when the last process that has it open ends. So
@@ -35,9 +35,16 @@ def folder_lock(folder: Path) -> Iterator[int]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise SetupError(
-                    f"{folder}: a run or one of its commands still works there; wait, end it, or give another --out"
-                ) from error
+                raise SetupError(f"{folder}: a run or one of its commands still works there; {remedy}") from error
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process holds the folder's lock at this moment; False where there are no locks."""
+    try:
+        with folder_lock(folder):
+            return False
+    except SetupError:
+        return True

@@ -45,12 +45,17 @@ def find_program(name: str) -> str:
 
 
 def run_command(
-    command: tuple[str, ...], workplace: Workplace, log: Path, while_running: Callable[[], None]
+    command: tuple[str, ...],
+    workplace: Workplace,
+    log: Path,
+    while_running: Callable[[], None],
+    patience: float = TERMINATION_SECONDS,
 ) -> tuple[float, int]:
     """Run ``command`` to its end; returns seconds and exit status (negative: the signal that ended it).
 
-    ``while_running`` is called a few times a second. If this process is interrupted, the command and all its
-    children are ended first: none is left behind to write into the folder.
+    ``while_running`` is called a few times a second. If this process is interrupted, or ``while_running`` raises, the
+    command gets SIGTERM and ``patience`` seconds to end by itself (a training writes its checkpoint); then it and all
+    its children are killed: none is left behind to write into the folder.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -73,18 +78,21 @@ def run_command(
                 except subprocess.TimeoutExpired:
                     while_running()
         except BaseException:
-            _end(process)
+            _end(process, patience)
             raise
     return time.monotonic() - started, status
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    _signal_group(process, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(TERMINATION_SECONDS)
-    # Worker processes may outlive their parent: the whole group goes, also when the parent has ended.
-    _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-    process.wait()
+def _end(process: subprocess.Popen[bytes], patience: float) -> None:
+    # Not the group at first: a training whose data loaders were gone could not write its checkpoint.
+    process.terminate()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    finally:  # a second Ctrl-C ends the patience
+        # Worker processes may outlive their parent: the whole group goes, also when the parent has ended.
+        _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.wait()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

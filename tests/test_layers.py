@@ -42,18 +42,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"evaluation"},
     "low_label": {"architectures", "pretext", "planning", "unlabeled", "evaluation", "planes"},
     "inspection": {"architectures", "pretext", "planning", "unlabeled", "evaluation", "planes"},
+    "cluster": {"unlabeled", "planning", "evaluation", "inference"},
     "cli": {
         *("trainers", "inference", "evaluation", "conversion", "planning", "unlabeled", "demo", "doctor", "benchmark"),
-        *("low_label", "dataset_conversion", "inspection"),
+        *("low_label", "dataset_conversion", "inspection", "cluster"),
     },
 }
 MAY_IMPORT_NNUNET = {
     *("trainers", "train", "planning", "unlabeled", "inference", "nnunet_shim", "demo", "benchmark", "inspection"),
+    "cluster",
 }
 # dynamic_network_architectures is made of torch and timm; nothing of nnU-Net comes with it.
 PURE_LIBRARIES = {"torch", "numpy", "dynamic_network_architectures", "timm"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DECLARED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"]]
+EXTRAS = PROJECT["optional-dependencies"]
+DECLARED = [*PROJECT["dependencies"], *EXTRAS["cpu"], *EXTRAS["cluster"]]
 
 # Dangerous calls that were looked at: file → {what: why it is safe there}. An entry without its call is an error.
 AUDITED: dict[str, dict[str, str]] = {}

@@ -25,10 +25,13 @@ def evaluate(
         Path | None, typer.Option(help="Names of the labels; else dataset.json beside the predictions.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Tolerance of NSD in mm.", min=0.0)] = 1.0,
+    predicted_only: Annotated[
+        bool, typer.Option("--predicted-only", help="Only cases that were predicted; others count as failed otherwise.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Write over an earlier evaluation.")] = False,
 ) -> None:
     """Dice, Jaccard, NSD, HD95, ASSD and volume error per case and structure, in mm and by each file's spacing."""
-    from ctnet_nnunet.evaluation.cases import evaluate_folders, read_label_scheme
+    from ctnet_nnunet.evaluation.cases import case_names, evaluate_folders, read_label_scheme
     from ctnet_nnunet.evaluation.report import write_report
     from ctnet_nnunet.evaluation.statistics import mean_over_all
     from ctnet_nnunet.evaluation.tables import scores_csv, scores_json
@@ -39,7 +42,8 @@ def evaluate(
             raise SetupError(f"{folder}: is no folder; give those of the predicted and of the true label maps")
     _refuse_existing([out / name for name in WRITTEN], force)
     scheme = read_label_scheme(dataset_json or predictions / "dataset.json")
-    result = evaluate_folders(reference, predictions, scheme, tolerance_mm=tolerance)
+    cases = case_names(predictions, scheme.file_ending) if predicted_only else None
+    result = evaluate_folders(reference, predictions, scheme, cases, tolerance)
     if not result.table:
         case, reason = next(iter(result.failures.items()))
         raise DataError(f"no case could be scored; the first, {case}: {reason}")

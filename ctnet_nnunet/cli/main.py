@@ -8,6 +8,7 @@ import typer
 
 import ctnet_nnunet
 from ctnet_nnunet.cli import benchmark, convert, inspect
+from ctnet_nnunet.cli.crossval import crossval
 from ctnet_nnunet.cli.demo import demo
 from ctnet_nnunet.cli.doctor import doctor
 from ctnet_nnunet.cli.env import env
@@ -17,6 +18,7 @@ from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.plan import plan
 from ctnet_nnunet.cli.predict import predict
 from ctnet_nnunet.cli.reference import reference
+from ctnet_nnunet.cli.status import status
 from ctnet_nnunet.cli.synthesize import synthesize
 from ctnet_nnunet.cli.transfer import transfer
 from ctnet_nnunet.cli.unlabeled import preprocess_unlabeled
@@ -52,6 +54,8 @@ app.command("plan")(plan)
 app.command("transfer")(transfer)
 app.add_typer(benchmark.app, name="benchmark")
 app.command("preprocess-unlabeled")(preprocess_unlabeled)
+app.command("crossval", cls=ListsAfterOptions)(crossval)
+app.command("status")(status)
 app.command("demo")(demo)
 app.command("predict", cls=ListsAfterOptions)(predict)
 app.command("export", cls=ListsAfterOptions)(export)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.inference.speed import speed_of
 from ctnet_nnunet.nnunet_version import require_supported_nnunet
 from ctnet_nnunet.training_log import clock
 
 if TYPE_CHECKING:
     from ctnet_nnunet.inference.cost import Cost
+    from ctnet_nnunet.inference.run import Batch, Request
 
 LINE_EVERY_SECONDS = 10.0
+ENGINES = ("auto", "torch", "openvino")
 
 
 class Lines:
@@ -66,7 +70,10 @@ def predict(
     speed: Annotated[str, typer.Option(help="best: float32; balanced: bf16; fast: also no mirrors.")] = "balanced",
     report: Annotated[bool, typer.Option("--report", help="A page for each scan and one for the batch.")] = False,
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="auto, torch or openvino (on the CPU, with the extra [cpu]).")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(help="auto, torch or openvino (on the CPU, with the extra [cpu]); slurm[:ENGINE] for --jobs."),
+    ] = "auto",
     maps: Annotated[bool, typer.Option("--maps", help="Also entropy and disagreement of the folds as NIfTI.")] = False,
     force: Annotated[bool, typer.Option(help="Write over earlier label maps.")] = False,
     channel: Annotated[
@@ -76,15 +83,28 @@ def predict(
     synthesis: Annotated[
         Path | None, typer.Option(help="A nnUNetTrainerCMFT model that makes a pair of sequences that a scan lacks.")
     ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only these scans, by the names of the tables.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="slurm: into how many jobs the scans are dealt.", min=1)] = None,
+    time_limit: Annotated[str, typer.Option("--time", help="slurm: wall time of a job.")] = "4:00:00",
+    gpus: Annotated[int | None, typer.Option("--gpus-per-job", help="slurm: 1 with cuda, else 0.", min=0)] = None,
+    cpus: Annotated[int, typer.Option("--cpus-per-job", help="slurm: cores of a job.", min=1)] = 4,
+    slurm: Annotated[list[str] | None, typer.Option(help="slurm: options of sbatch, like partition=gpu.")] = None,
 ) -> None:
     """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
     require_supported_nnunet()
     speed_of(speed)
     from ctnet_nnunet.inference.run import Request, predict_scans
 
-    chosen = channel or []
-    request = Request(source, out, model, folds, speed, device, engine, maps, report, force, chosen, synthesis)
-    batch = predict_scans(request, Lines())
+    chosen, named = channel or [], only or []
+    cluster, _, inside = engine.partition(":")
+    each = (inside or "auto") if cluster == "slurm" else engine
+    request = Request(source, out, model, folds, speed, device, each, maps, report, force, chosen, synthesis, named)
+    if cluster == "slurm":
+        batch = _in_jobs(request, jobs, (time_limit, gpus, cpus, slurm or []))
+    elif jobs is not None or slurm:
+        raise SetupError("--jobs and --slurm: only with --engine slurm")
+    else:
+        batch = predict_scans(request, Lines())
     for case, items in batch.measurements.items():
         flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]
         typer.echo(f"{case}: {', '.join(f'{item.structure} {item.volume_ml:.2f} ml' for item in items)}")
@@ -99,3 +119,34 @@ def predict(
         typer.echo(f"failed: {case}: {reason}", err=True)
     if batch.failures:
         raise typer.Exit(1)
+
+
+def _in_jobs(request: Request, jobs: int | None, asked: tuple[str, int | None, int, list[str]]) -> Batch:
+    """Check what was asked for before anything is loaded, and hand over with absolute paths."""
+    from ctnet_nnunet.cluster.options import SlurmOptions, parse_minutes, parse_parameters
+    from ctnet_nnunet.cluster.slurm import require_slurm
+
+    time_limit, gpus, cpus, slurm = asked
+    if jobs is None:
+        raise SetupError("--engine slurm: say into how many jobs, with --jobs")
+    if request.engine not in ENGINES:
+        raise SetupError(f"--engine slurm:{request.engine}: one of {', '.join(f'slurm:{name}' for name in ENGINES)}")
+    if request.device not in ("cpu", "cuda", "mps"):
+        raise SetupError(f"--device {request.device!r}: cpu, cuda or mps")
+    wanted = (1 if request.device == "cuda" else 0) if gpus is None else gpus
+    options = SlurmOptions(parse_minutes(time_limit), wanted, cpus, parse_parameters(slurm))
+    require_slurm(options)
+    from ctnet_nnunet.cluster.predict import predict_sharded
+
+    absolute = replace(
+        request,
+        source=request.source.resolve(),
+        out=request.out.resolve(),
+        model=request.model.resolve(),
+        synthesis=None if request.synthesis is None else request.synthesis.resolve(),
+    )
+    try:
+        return predict_sharded(absolute, jobs, options, typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the jobs go on, and the same command again waits for them", err=True)
+        raise typer.Exit(130) from None

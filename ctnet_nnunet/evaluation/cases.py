@@ -91,7 +91,7 @@ def evaluate_folders(
     Raises:
         DataError: if there is no case at all.
     """
-    names = sorted(cases if cases is not None else _case_names(truth, scheme.file_ending))
+    names = sorted(cases if cases is not None else case_names(truth, scheme.file_ending))
     if not names:
         raise DataError(f"{truth}: holds no label map *{scheme.file_ending}; give the folder with the true labels")
     result = Evaluation(scheme.structures)
@@ -104,5 +104,6 @@ def evaluate_folders(
     return result
 
 
-def _case_names(folder: Path, ending: str) -> list[str]:
+def case_names(folder: Path, ending: str) -> list[str]:
+    """Names of the label maps in a folder; none where there is no folder."""
     return [p.name[: -len(ending)] for p in folder.iterdir() if p.name.endswith(ending)] if folder.is_dir() else []

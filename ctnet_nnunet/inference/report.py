@@ -25,18 +25,42 @@ from ctnet_nnunet.inference.volume_figure import volume_figure
 NOTE = "For research. Not a medical device; not for diagnosis. A person must look at every contour."
 
 
-def write_reports(out: Path, model: Model, batch: Batch) -> None:
-    """Write ``CASE.html`` and ``CASE_viewer.html`` for each scan and ``report.html`` for all.
+def write_scan_page(out: Path, model: Model, batch: Batch, case: str) -> None:
+    """Write ``CASE.html`` and ``CASE_viewer.html``.
 
     Raises:
-        DataError: If a scan that was just predicted can no longer be read.
+        DataError: If the scan that was just predicted can no longer be read.
     """
+    page = _environment().get_template("scan.html").render(
+        case=case, viewer=_write_viewer(out, case, batch), volumes=_volume_picture(case, batch),
+        pictures=_pictures(case, model, batch), rows=_rows(case, batch), warnings=batch.warnings[case],
+        seconds=batch.seconds[case], files=[str(image.path.name) for image in batch.cases[case].images],
+        **_shared(model, batch),
+    )  # fmt: skip
+    write_text(out / f"{case}.html", page)
+
+
+def write_batch_page(out: Path, model: Model, batch: Batch) -> None:
+    """Write ``report.html``: all scans in one table, with links to their pages."""
+    cases = {case: batch.measurements[case] for case in batch.labels}
+    page = _environment().get_template("batch.html").render(
+        structures=[structure.name for structure in batch.structures], cases=cases, warnings=batch.warnings,
+        failures=batch.failures, **_shared(model, batch),
+    )  # fmt: skip
+    write_text(out / "report.html", page)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("ctnet_nnunet.inference"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(number=_number, duration=duration)
-    shared: dict[str, Any] = {
+    return environment
+
+
+def _shared(model: Model, batch: Batch) -> dict[str, Any]:
+    return {
         "style": style_sheet(),
         "written": datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         "model": {
@@ -48,20 +72,6 @@ def write_reports(out: Path, model: Model, batch: Batch) -> None:
         "note": NOTE,
         "reference": _described(batch.reference),
     }
-    scan = environment.get_template("scan.html")
-    for case in batch.labels:
-        viewer = _write_viewer(out, case, batch)
-        page = scan.render(case=case, viewer=viewer, volumes=_volume_picture(case, batch),
-                           pictures=_pictures(case, model, batch), rows=_rows(case, batch),
-                           warnings=batch.warnings[case], seconds=batch.seconds[case],
-                           files=[str(image.path.name) for image in batch.cases[case].images], **shared)  # fmt: skip
-        write_text(out / f"{case}.html", page)
-    cases = {case: batch.measurements[case] for case in batch.labels}
-    page = environment.get_template("batch.html").render(
-        structures=[structure.name for structure in batch.structures], cases=cases, warnings=batch.warnings,
-        failures=batch.failures, **shared,
-    )  # fmt: skip
-    write_text(out / "report.html", page)
 
 
 def _pictures(case: str, model: Model, batch: Batch) -> list[Picture]:

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +63,7 @@ class Request:
     force: bool = False
     channels: Sequence[str] = ()
     synthesis: Path | None = None
+    only: Sequence[str] = ()
 
 
 @dataclass
@@ -99,7 +100,7 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         missing = MissingPairs(model, request.synthesis, device)
         names = list(model.dataset_json["channel_names"].values())
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
-        found = find_cases(request.source, wanted, workspace)
+        found = narrowed(find_cases(request.source, wanted, workspace), request)
         structures = structures_from_labels(model.dataset_json["labels"])
         delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
         _refuse_existing(request, delivery, found.cases)
@@ -128,15 +129,36 @@ def _predict_all(
             progress.line(f"{case.name}: FAILED: {batch.failures[case.name]}")
             continue
         batch.seconds[case.name] = round(time.monotonic() - begun, 1)
+        if request.report:
+            from ctnet_nnunet.inference.report import write_scan_page
+
+            write_scan_page(request.out, model, batch, case.name)
         _write_tables(request, model, missing, batch, started, ensemble.engine)
     if not batch.labels:
         name, reason = next(iter(batch.failures.items()))
         raise DataError(f"no case could be predicted; the first, {name}: {reason}")
     if request.report:
-        from ctnet_nnunet.inference.report import write_reports
+        from ctnet_nnunet.inference.report import write_batch_page
 
-        write_reports(request.out, model, batch)
+        write_batch_page(request.out, model, batch)
     return batch
+
+
+def narrowed(found: Found, request: Request) -> Found:
+    """What was found, cut to the cases that are asked for by name.
+
+    Raises:
+        DataError: One of them is not there.
+    """
+    if not request.only:
+        return found
+    wanted = set(request.only)
+    there = {case.name for case in found.cases} | set(found.failures)
+    if unknown := sorted(wanted - there):
+        some = ", ".join(sorted(there)[:8])
+        raise DataError(f"--only {unknown[0]}: no such scan in {request.source}; it holds {some}")
+    cases = [case for case in found.cases if case.name in wanted]
+    return Found(cases, {name: why for name, why in found.failures.items() if name in wanted}, found.bids_root)
 
 
 def _predict_case(
@@ -203,15 +225,19 @@ def _warnings(prepared: Prepared, model: Model, reference: Reference | None, cas
     return warnings
 
 
+def write_volumes(out: Path, measurements: Mapping[str, Sequence[Measurement]]) -> None:
+    """Write ``volumes.csv`` and ``volumes.json``."""
+    write_text(out / "volumes.csv", as_csv([item for items in measurements.values() for item in items]))
+    by_case = {case: [as_plain(item) for item in items] for case, items in measurements.items()}
+    write_text(out / "volumes.json", json.dumps(by_case, indent=1) + "\n")
+
+
 def _write_tables(
     request: Request, model: Model, missing: MissingPairs, batch: Batch, started: datetime, engine: Engine
 ) -> None:
     """Anew behind each case, so that an interrupted batch leaves tables of all that is done."""
-    rows = [item for items in batch.measurements.values() for item in items]
-    write_text(request.out / "volumes.csv", as_csv(rows))
-    by_case = {case: [as_plain(item) for item in items] for case, items in batch.measurements.items()}
-    write_text(request.out / "volumes.json", json.dumps(by_case, indent=1) + "\n")
-    settings = {key: str(value) for key, value in asdict(request).items() if value is not None}
+    write_volumes(request.out, batch.measurements)
+    settings = {key: str(value) for key, value in asdict(request).items() if value is not None and key != "only"}
     record = {
         "started": started.isoformat(timespec="seconds"),
         "settings": settings | {"folds": ", ".join(model.folds), "engine": engine.name, "precision": engine.precision},

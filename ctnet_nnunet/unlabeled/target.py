@@ -55,8 +55,8 @@ def locate(dataset: str | int, configuration: str, plans: str = "nnUNetPlans") -
         DataError: unknown or ambiguous dataset.
         PlanError: missing, foreign or broken plans; unknown configuration.
     """
-    raw = _dataset_folder(_environment_folder("nnUNet_raw"), dataset)
-    preprocessed = _environment_folder("nnUNet_preprocessed") / raw.name
+    raw = _dataset_folder(environment_folder("nnUNet_raw"), dataset)
+    preprocessed = environment_folder("nnUNet_preprocessed") / raw.name
     content = read_plans(preprocessed, plans, raw.name)
     block = configuration_block(content, configuration, plans)
     return Target(
@@ -114,7 +114,12 @@ def configuration_block(plans: dict[str, Any], configuration: str, name: str) ->
     return block
 
 
-def _environment_folder(variable: str) -> Path:
+def environment_folder(variable: str) -> Path:
+    """The folder that a variable of nnU-Net's names.
+
+    Raises:
+        SetupError: It is not set, or names no folder.
+    """
     value = os.environ.get(variable)
     if not value:
         raise SetupError(f"the environment variable {variable} is not set; export it as nnU-Net's installation asks")
