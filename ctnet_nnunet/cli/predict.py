@@ -28,8 +28,8 @@ class Lines:
 
     def case(self, number: int, total: int, name: str, cost: Cost) -> None:
         typer.echo(
-            f"[{number}/{total}] {name}: {cost.tiles} tiles × {cost.mirrors} mirrors × {cost.folds} folds = "
-            f"{cost.passes} forward passes{_estimate(cost)}"
+            f"[{number}/{total}] {name}: {_search(cost)}{cost.tiles} tiles × {cost.mirrors} mirrors × {cost.folds} "
+            f"folds = {cost.passes} forward passes{_estimate(cost)}"
         )
         self.total, self.done, self.others_left = cost.passes, 0, total - number
         self.started = time.monotonic()
@@ -49,11 +49,17 @@ class Lines:
         typer.echo(text)
 
 
+def _search(cost: Cost) -> str:
+    """``in a box, 12 to find it + `` where there is one."""
+    return f"in a box: {cost.search} to find it + " if cost.search else ""
+
+
 def _estimate(cost: Cost) -> str:
     """``, about 1:05 min and 2.1 GB`` where that is known."""
     if cost.seconds is None or cost.peak_bytes is None:
         return ""
-    return f", about {clock(cost.seconds)} min and {cost.peak_bytes / 1e9:.1f} GB of memory"
+    instead = "" if cost.whole is None else f" instead of {cost.whole}"
+    return f"{instead}, about {clock(cost.seconds)} min and {cost.peak_bytes / 1e9:.1f} GB of memory"
 
 
 def predict(
@@ -68,6 +74,9 @@ def predict(
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
     engine: Annotated[str, typer.Option(help="auto, torch or openvino (on the CPU, with the extra [cpu]).")] = "auto",
     maps: Annotated[bool, typer.Option("--maps", help="Also entropy and disagreement of the folds as NIfTI.")] = False,
+    box: Annotated[
+        bool, typer.Option("--box", help="Find the structures by a coarse pass first and predict only the box there.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Write over earlier label maps.")] = False,
     channel: Annotated[
         list[str] | None,
@@ -83,7 +92,7 @@ def predict(
     from ctnet_nnunet.inference.run import Request, predict_scans
 
     chosen = channel or []
-    request = Request(source, out, model, folds, speed, device, engine, maps, report, force, chosen, synthesis)
+    request = Request(source, out, model, folds, speed, device, engine, maps, report, force, chosen, synthesis, box)
     batch = predict_scans(request, Lines())
     for case, items in batch.measurements.items():
         flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,9 @@ import torch
 from ctnet_nnunet.errors import CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.metrics import Structure, structures_from_labels
+from ctnet_nnunet.evaluation.reference import Reference, differences, patient_axes, reference_of
 from ctnet_nnunet.files import write_text
+from ctnet_nnunet.inference.boxed import BoxJob, Outcome, require_extent
 from ctnet_nnunet.inference.cost import Cost
 from ctnet_nnunet.inference.deliver import Delivery, make_folder
 from ctnet_nnunet.inference.engine import Engine
@@ -27,7 +30,6 @@ from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measur
 from ctnet_nnunet.inference.missing import MissingPairs
 from ctnet_nnunet.inference.model import Model, load_model
 from ctnet_nnunet.inference.prepare import CONVERTED, Prepared, identity, prepare
-from ctnet_nnunet.inference.reference import Reference, differences, patient_axes, reference_of
 from ctnet_nnunet.laterality import sided_labels
 
 SPACING_FACTOR = 2.0
@@ -63,6 +65,7 @@ class Request:
     force: bool = False
     channels: Sequence[str] = ()
     synthesis: Path | None = None
+    box: bool = False
 
 
 @dataclass
@@ -82,6 +85,7 @@ class Batch:
     companions: dict[str, list[Path]] = field(default_factory=dict)
     measurements: dict[str, list[Measurement]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    boxes: dict[str, Outcome] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -101,6 +105,8 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
         found = find_cases(request.source, wanted, workspace)
         structures = structures_from_labels(model.dataset_json["labels"])
+        if request.box:
+            require_extent(reference_of(model.extras, model.source), model.source)
         delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
         _refuse_existing(request, delivery, found.cases)
         _require_writable(request.out)
@@ -122,7 +128,7 @@ def _predict_all(
     for number, case in enumerate(found.cases, start=1):
         begun = time.monotonic()
         try:
-            _predict_case(ensemble, missing, case, delivery, request.maps, batch, progress, (number, len(found.cases)))
+            _predict_case(ensemble, missing, case, delivery, request, batch, progress, (number, len(found.cases)))
         except CTNetError as error:
             batch.failures[case.name] = in_zip(str(error), request.source, delivery.workspace)
             progress.line(f"{case.name}: FAILED: {batch.failures[case.name]}")
@@ -144,7 +150,7 @@ def _predict_case(
     missing: MissingPairs,
     case: Case,
     delivery: Delivery,
-    maps: bool,
+    request: Request,
     batch: Batch,
     progress: Progress,
     place: tuple[int, int],
@@ -160,9 +166,22 @@ def _predict_case(
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(prepared.files)
-    progress.case(*place, case.name, ensemble.cost(image, properties))
-    with missing.bridged(case, image) as complete:
-        prediction = ensemble.predict(complete, properties, maps)
+    bridge = partial(missing.bridged, case)
+
+    def begin(cost: Cost) -> None:
+        progress.case(*place, case.name, cost)
+
+    if request.box and batch.reference is not None:
+        job = BoxJob(ensemble, prepared, batch.structures, batch.reference, bridge, begin)
+        prediction, batch.boxes[case.name] = job.predict(image, properties, request.maps)
+        progress.line(f"{case.name}: {batch.boxes[case.name].words}")
+        for warning in batch.boxes[case.name].warnings:
+            progress.line(f"{case.name}: WARNING: {warning}")
+            warnings.append(warning)
+    else:
+        begin(ensemble.cost(image, properties))
+        with bridge(image) as complete:
+            prediction = ensemble.predict(complete, properties, request.maps)
     make_folder(delivery.out)  # not before: of a batch that fails as a whole nothing is left
     on_scan = delivery.write_labels(case, prepared, prediction.labels, properties)
     for name, values in prediction.maps.items():
@@ -226,6 +245,7 @@ def _write_tables(
                 "companions": [file.name for file in batch.companions.get(case, [])],
                 "seconds": batch.seconds.get(case),
                 "warnings": batch.warnings[case],
+                **({"box": asdict(batch.boxes[case])} if case in batch.boxes else {}),
             }
             for case, inputs in batch.inputs.items()
         },

@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.evaluation.reference import differences, measure_reference, patient_axes
 from ctnet_nnunet.inference.dicom_codes import all_codes, coded
-from ctnet_nnunet.inference.reference import differences, measure_reference, patient_axes, spacing_and_extent
 from tests.inference.test_run import predict
 from tests.inference.test_sides import LABELS, phantom
 from tests.inference.threshold_model import write_model
@@ -44,6 +44,7 @@ def test_the_reference_is_what_the_label_maps_hold(model: Path) -> None:
     arrays = [sitk.GetArrayFromImage(phantom(seed, np.eye(3))) for seed in range(3)]
     assert content["volumes_ml"]["red nucleus"] == pytest.approx(sorted((a == 3).sum() / 1000 for a in arrays))
     assert content["extent_mm"] == {"low": [9, 8, 7], "high": [9, 8, 7]}
+    assert content["structures_mm"] == {"low": [9, 8, 7], "high": [9, 8, 7]}
     again = measure_reference(model.parent / "labels", model / "dataset.json", "d")
     assert differences(again, [1, 1, 1], [9, 8, 7]) == []
     assert "field of view far" in differences(again, [1, 1, 1], [9, 8, 30])[0]
@@ -57,7 +58,7 @@ def test_the_axes_of_a_header_are_those_of_the_image() -> None:
     image.SetSpacing((1.0, 2.0, 3.0))
     turned = sitk.DICOMOrient(image, "SAL")
     letters = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(turned.GetDirection())
-    assert patient_axes(letters, turned.GetSpacing(), turned.GetSize()) == spacing_and_extent(image)
+    assert patient_axes(letters, turned.GetSpacing(), turned.GetSize()) == ([1, 2, 3], [4, 10, 18])
 
 
 def test_bids(model: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the training cases were like, kept beside the model: volumes of their structures, voxels, extent, orientation.
 
-It is measured from the dataset's own label maps by ``ctnet reference``, never estimated; a model without it is
-predicted with all the same, and its report says that there is nothing to compare with.
+It is measured from the dataset's own label maps, by our trainers behind the first fold or by ``ctnet reference``, never
+estimated; a model without it is predicted with all the same, and its report says that there is nothing to compare with.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import SimpleITK as sitk
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctnet_nnunet.conversion.geometry import orientation, to_ras
 from ctnet_nnunet.errors import DataError
-from ctnet_nnunet.evaluation.cases import read_label_scheme
+from ctnet_nnunet.evaluation.cases import LabelScheme, read_label_scheme
 from ctnet_nnunet.evaluation.volumes import read_label_map
 from ctnet_nnunet.files import write_text
+from ctnet_nnunet.orientation import FLAT, orientation
 
 FILE = "reference_volumes.json"
 FEWEST_CASES = 3
@@ -41,7 +42,10 @@ class Range(BaseModel):
 
 
 class Reference(BaseModel):
-    """The training cases. ``volumes_ml`` are sorted, so that no value leads to a case."""
+    """The training cases. ``volumes_ml`` are sorted, so that no value leads to a case.
+
+    ``extent_mm`` is of the scans, ``structures_mm`` of the box that holds all structures of a scan.
+    """
 
     model_config = ConfigDict(extra="forbid")
     dataset: Annotated[str, Field(max_length=256)]
@@ -49,12 +53,13 @@ class Reference(BaseModel):
     orientations: dict[Annotated[str, Field(pattern=r"^([RLAPIS]{3}|2D)$")], int]
     spacing_mm: Range
     extent_mm: Range
+    structures_mm: Range | None = None
     volumes_ml: dict[str, list[_Finite]]
 
     @property
     def orientation(self) -> str | None:
         """Three letters where all training scans lie alike, else None."""
-        return next(iter(self.orientations)) if len(self.orientations) == 1 and "2D" not in self.orientations else None
+        return next(iter(self.orientations)) if len(self.orientations) == 1 and FLAT not in self.orientations else None
 
     def volumes(self, structure: str) -> list[float]:
         """Sorted, in ml, of the cases that have the structure; empty where they are too few to compare with."""
@@ -93,25 +98,52 @@ def measure_reference(labels: Path, dataset_json: Path, name: str) -> Reference:
     files = sorted(labels.glob(f"*{scheme.file_ending}")) if labels.is_dir() else []
     if not files:
         raise DataError(f"{labels}: holds no *{scheme.file_ending}; name the folder of the label maps with --labels")
-    letters: Counter[str] = Counter()
-    spacings, extents = [], []
-    volumes: dict[str, list[float]] = {structure.name: [] for structure in scheme.structures}
-    for file in files:
-        volume, array = read_label_map(file, scheme.known)
-        letters[orientation(volume.image)] += 1
-        spacing, extent = spacing_and_extent(volume.image)
-        spacings.append(spacing)
-        extents.append(extent)
-        for structure in scheme.structures:
-            volumes[structure.name].append(int(structure.mask(array).sum()) * math.prod(volume.spacing) / 1000.0)
+    found = [_measure_case(file, scheme) for file in files]
+    structures = [case.structures for case in found if case.structures is not None]
+    volumes = {s.name: sorted(round(case.volumes_ml[s.name], 6) for case in found) for s in scheme.structures}
     return Reference(
         dataset=name,
         cases=len(files),
-        orientations=dict(sorted(letters.items())),
-        spacing_mm=_range(spacings),
-        extent_mm=_range(extents),
-        volumes_ml={key: sorted(round(value, 6) for value in values) for key, values in volumes.items()},
+        orientations=dict(sorted(Counter(case.letters for case in found).items())),
+        spacing_mm=_range([case.spacing for case in found]),
+        extent_mm=_range([case.extent for case in found]),
+        structures_mm=_range(structures) if structures else None,
+        volumes_ml=volumes,
     )
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One label map: mm along the patient's axes; ``structures`` is None where it holds none."""
+
+    letters: str
+    spacing: list[float]
+    extent: list[float]
+    structures: list[float] | None
+    volumes_ml: dict[str, float]
+
+
+def _measure_case(file: Path, scheme: LabelScheme) -> _Case:
+    volume, array = read_label_map(file, scheme.known)
+    letters, step = orientation(volume.image), volume.image.GetSpacing()
+    spacing, extent = patient_axes(letters, step, volume.image.GetSize())
+    counts = np.bincount(array.ravel(), minlength=max(scheme.known) + 1)
+    voxel_ml = math.prod(step) / 1000.0
+    volumes = {s.name: int(counts[list(s.labels)].sum()) * voxel_ml for s in scheme.structures}
+    ends = _ends((array > 0) & (array != scheme.ignore))
+    structures = None if ends is None else patient_axes(letters, step, [high - low for low, high in ends[::-1]])[1]
+    return _Case(letters, spacing, extent, structures, volumes)
+
+
+def _ends(mask: NDArray[np.bool_]) -> list[tuple[int, int]] | None:
+    """First and behind the last voxel of a mask along each of its axes; None where it is empty."""
+    found = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not len(hit):
+            return None
+        found.append((int(hit[0]), int(hit[-1]) + 1))
+    return found
 
 
 def write_reference(reference: Reference, model: Path) -> Path:
@@ -121,21 +153,22 @@ def write_reference(reference: Reference, model: Path) -> Path:
     return file
 
 
-def spacing_and_extent(image: sitk.Image) -> tuple[list[float], list[float]]:
-    """Voxel size and field of view in mm, along the patient's axes (nearest to them, for an oblique scan)."""
-    turned = to_ras(image)
-    spacing = [float(size) for size in turned.GetSpacing()]
-    return spacing, [count * size for count, size in zip(turned.GetSize(), spacing, strict=True)]
-
-
 def patient_axes(letters: str, spacing: Sequence[float], size: Sequence[int]) -> tuple[list[float], list[float]]:
-    """As :func:`spacing_and_extent`, from what a header says: ``letters`` as RAS, mm, voxels (x, y, z)."""
-    order = range(len(spacing)) if letters == "2D" else [_axis(letters, pair) for pair in ("RL", "AP", "SI")]
-    return [spacing[axis] for axis in order], [spacing[axis] * size[axis] for axis in order]
+    """Voxel size and extent in mm along the patient's axes (right-left, front-back, up-down), or nearest to them.
+
+    Args:
+        letters: Where the scan's axes run to, such as ``RAS``.
+        spacing, size: mm and voxels along them (x, y, z).
+    """
+    order = axes_of(letters, len(spacing))
+    return [float(spacing[axis]) for axis in order], [float(spacing[axis]) * size[axis] for axis in order]
 
 
-def _axis(letters: str, pair: str) -> int:
-    return next(index for index, letter in enumerate(letters) if letter in pair)
+def axes_of(letters: str, count: int = 3) -> list[int]:
+    """Which axis of a scan runs right-left, front-back, up-down; a flat image's axes as they are."""
+    if letters == FLAT:
+        return list(range(count))
+    return [next(i for i, letter in enumerate(letters) if letter in pair) for pair in ("RL", "AP", "SI")]
 
 
 def differences(reference: Reference, spacing: Sequence[float], extent: Sequence[float]) -> list[str]:
