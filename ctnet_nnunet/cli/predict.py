@@ -73,6 +73,10 @@ def predict(
     report: Annotated[bool, typer.Option("--report", help="A page for each scan and one for the batch.")] = False,
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
     engine: Annotated[str, typer.Option(help="auto, torch or openvino (on the CPU, with the extra [cpu]).")] = "auto",
+    mirrors: Annotated[
+        bool | None, typer.Option("--mirrors/--no-mirrors", help="In place of what --speed says.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="Of the window, as a share of the patch; likewise.")] = None,
     maps: Annotated[bool, typer.Option("--maps", help="Also entropy and disagreement of the folds as NIfTI.")] = False,
     box: Annotated[
         bool, typer.Option("--box", help="Find the structures by a coarse pass first and predict only the box there.")
@@ -82,17 +86,23 @@ def predict(
         list[str] | None,
         typer.Option(help="NAME=REGEX on DICOM series' descriptions, NAME=SUFFIX in BIDS; once a channel."),
     ] = None,
+    volume: Annotated[
+        str | None, typer.Option(help="Of a 4D NIfTI: which volume is the scan: a number from 0 on, first or all.")
+    ] = None,
     synthesis: Annotated[
         Path | None, typer.Option(help="A nnUNetTrainerCMFT model that makes a pair of sequences that a scan lacks.")
     ] = None,
 ) -> None:
     """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
     require_supported_nnunet()
-    speed_of(speed)
+    speed_of(speed).changed(mirrors, step)
     from ctnet_nnunet.inference.run import Request, predict_scans
 
     chosen = channel or []
-    request = Request(source, out, model, folds, speed, device, engine, maps, report, force, chosen, synthesis, box)
+    request = Request(
+        *(source, out, model, folds, speed, device, engine, maps, report, force, chosen, synthesis),
+        box=box, mirrors=mirrors, step=step, volume=volume,
+    )  # fmt: skip
     batch = predict_scans(request, Lines())
     for case, items in batch.measurements.items():
         flagged = [f"{item.structure}: {', '.join(item.flags)}" for item in items if item.flags]

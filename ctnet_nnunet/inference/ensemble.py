@@ -51,12 +51,12 @@ class Prediction:
 
 
 class Ensemble:
-    """Predicts scans with all folds of a model.
+    """Predicts scans with all folds of a model; ``passes`` counts the forward passes that were made.
 
     Args:
         model: From :func:`ctnet_nnunet.inference.model.load_model`.
         device: ``cpu``, ``cuda`` or ``mps``.
-        speed: A key of :data:`ctnet_nnunet.inference.speed.SPEEDS`.
+        speed: One of :data:`ctnet_nnunet.inference.speed.SPEEDS` or its name.
         passed: Called behind each forward pass.
         engine: ``auto``, ``torch`` or ``openvino``.
         say: Takes a line that the user should read.
@@ -69,13 +69,14 @@ class Ensemble:
         self,
         model: Model,
         device: torch.device,
-        speed: str = "balanced",
+        speed: str | Speed = "balanced",
         passed: Callable[[], None] = lambda: None,
         engine: str = "auto",
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.model, self.passed = model, passed
-        self.speed: Speed = speed_of(speed)
+        self.model, self._tell = model, passed
+        self.passes = 0
+        self.speed = speed_of(speed) if isinstance(speed, str) else speed
         self.folds = range(len(model.weights))[: self.speed.folds]
         self.engine: Engine = choose_engine(model, device, self.speed.low_precision, engine, say)
         patch = tuple(int(size) for size in model.configuration.patch_size)
@@ -122,7 +123,7 @@ class Ensemble:
         padded, unpad = self._pad(image)
         self.engine.use_fold(self.folds[0])
         starts = self._coarse.starts(padded.shape[1:])
-        logits = slide(padded, self.engine, self._coarse, starts, self.passed).to("cpu")
+        logits = slide(padded, self.engine, self._coarse, starts, self._passed).to("cpu")
         return labels_in_plan(logits[(slice(None), *unpad[1:])], self.model)
 
     @torch.inference_mode()
@@ -159,7 +160,7 @@ class Ensemble:
         for fold in self.folds:
             self.engine.use_fold(fold)
             starts = self.window.starts(padded.shape[1:])
-            logits = slide(padded, self.engine, self.window, starts, self.passed).to("cpu")
+            logits = slide(padded, self.engine, self.window, starts, self._passed).to("cpu")
             logits = logits[(slice(None), *unpad[1:])]
             fold_labels.append(labels_in_plan(logits, self.model))
             total = logits if total is None else total.add_(logits)
@@ -167,6 +168,10 @@ class Ensemble:
         if len(self.folds) > 1:
             total /= len(self.folds)
         return total, fold_labels
+
+    def _passed(self) -> None:
+        self.passes += 1
+        self._tell()
 
     def _padded(self, grid: Sequence[int]) -> tuple[int, ...]:
         """The size that :meth:`_pad` makes of a grid."""

@@ -63,7 +63,7 @@ def prepare(case: Case, ending: str, reader: str, trained: str | None, folder: P
         DataError: An image that cannot be read or used, channels on different grids.
         SetupError: It needs dcm2niix, which is not installed.
     """
-    plain = [image for image in case.images if not image.slices and image.path.name.endswith(ending)]
+    plain = [i for i in case.images if not i.slices and i.volume is None and i.path.name.endswith(ending)]
     if len(plain) == len(case.images):
         headers = [check_image_file(image.path, voxels=True) for image in case.images]
         letters = letters_of(headers[0].direction)
@@ -93,7 +93,8 @@ def back_to_the_scan(labels: Path, prepared: Prepared) -> sitk.Image:
 def identity(image: Image) -> dict[str, Any]:
     """What identifies an input in a record: a file's hash; for a series its ids and hashes over ids and pixels."""
     if not image.slices:
-        return {"file": image.path.name, "sha256": sha256(image.path)}
+        volume = {} if image.volume is None else {"volume": image.volume}
+        return {"file": image.path.name, **volume, "sha256": sha256(image.path)}
     instances, pixels = hashlib.sha256(), hashlib.sha256()
     series = ""
     for file in image.slices:

@@ -26,10 +26,12 @@ from ctnet_nnunet.inference.deliver import Delivery, make_folder
 from ctnet_nnunet.inference.engine import Engine
 from ctnet_nnunet.inference.ensemble import Ensemble
 from ctnet_nnunet.inference.inputs import Case, Found, Wanted, find_cases, in_zip
+from ctnet_nnunet.inference.inputs_volumes import check_choice, choose_volumes
 from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measure
 from ctnet_nnunet.inference.missing import MissingPairs
 from ctnet_nnunet.inference.model import Model, load_model
 from ctnet_nnunet.inference.prepare import CONVERTED, Prepared, identity, prepare
+from ctnet_nnunet.inference.speed import speed_of
 from ctnet_nnunet.laterality import sided_labels
 
 SPACING_FACTOR = 2.0
@@ -51,7 +53,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to predict, with what, into where."""
+    """What to predict, with what, into where; ``mirrors`` and ``step`` in place of those of ``speed``."""
 
     source: Path
     out: Path
@@ -66,6 +68,9 @@ class Request:
     channels: Sequence[str] = ()
     synthesis: Path | None = None
     box: bool = False
+    mirrors: bool | None = None
+    step: float | None = None
+    volume: str | None = None
 
 
 @dataclass
@@ -86,6 +91,7 @@ class Batch:
     measurements: dict[str, list[Measurement]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     boxes: dict[str, Outcome] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -97,6 +103,7 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         SetupError, DataError, PlanError, CheckpointError: If nothing can be predicted at all.
     """
     device = torch_device(request.device)
+    check_choice(request.volume)
     model = load_model(request.model, request.folds)
     with tempfile.TemporaryDirectory(prefix="ctnet-predict-") as temporary:
         workspace = Path(temporary)
@@ -104,13 +111,15 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         names = list(model.dataset_json["channel_names"].values())
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
         found = find_cases(request.source, wanted, workspace)
+        choose_volumes(found, request.volume)
         structures = structures_from_labels(model.dataset_json["labels"])
         if request.box:
             require_extent(reference_of(model.extras, model.source), model.source)
         delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
         _refuse_existing(request, delivery, found.cases)
         _require_writable(request.out)
-        ensemble = Ensemble(model, device, request.speed, progress.passed, request.engine, progress.line)
+        speed = speed_of(request.speed).changed(request.mirrors, request.step)
+        ensemble = Ensemble(model, device, speed, progress.passed, request.engine, progress.line)
         return _predict_all(request, ensemble, missing, delivery, found, progress)
 
 
@@ -166,6 +175,7 @@ def _predict_case(
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(prepared.files)
+    before = ensemble.passes
     bridge = partial(missing.bridged, case)
 
     def begin(cost: Cost) -> None:
@@ -182,6 +192,7 @@ def _predict_case(
         begin(ensemble.cost(image, properties))
         with bridge(image) as complete:
             prediction = ensemble.predict(complete, properties, request.maps)
+    batch.passes[case.name] = ensemble.passes - before
     make_folder(delivery.out)  # not before: of a batch that fails as a whole nothing is left
     on_scan = delivery.write_labels(case, prepared, prediction.labels, properties)
     for name, values in prediction.maps.items():
@@ -243,6 +254,7 @@ def _write_tables(
                 "inputs": inputs,
                 "labels": batch.labels[case].relative_to(request.out).as_posix(),
                 "companions": [file.name for file in batch.companions.get(case, [])],
+                "passes": batch.passes[case],
                 "seconds": batch.seconds.get(case),
                 "warnings": batch.warnings[case],
                 **({"box": asdict(batch.boxes[case])} if case in batch.boxes else {}),
