@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import ndimage
 
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.evaluation.cases import LabelScheme, read_label_scheme
@@ -31,6 +32,7 @@ FAR = 1.5
 """A scan this many times larger or smaller than any training case is flagged."""
 
 _Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Signed = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Range(BaseModel):
@@ -41,10 +43,19 @@ class Range(BaseModel):
     high: list[_Finite]
 
 
+class Span(BaseModel):
+    """Where something lies: from ``low`` to ``high`` mm towards the patient's right, front and top."""
+
+    model_config = ConfigDict(extra="forbid")
+    low: list[_Signed]
+    high: list[_Signed]
+
+
 class Reference(BaseModel):
     """The training cases. ``volumes_ml`` are sorted, so that no value leads to a case.
 
-    ``extent_mm`` is of the scans, ``structures_mm`` of the box that holds all structures of a scan.
+    ``extent_mm`` is of the scans, ``structures_mm`` of the box that holds all structures of a scan; ``places_mm`` says
+    where each structure lay in any case, counted from the middle of that box.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,6 +65,7 @@ class Reference(BaseModel):
     spacing_mm: Range
     extent_mm: Range
     structures_mm: Range | None = None
+    places_mm: dict[str, Span] = Field(default_factory=dict)
     volumes_ml: dict[str, list[_Finite]]
 
     @property
@@ -100,6 +112,7 @@ def measure_reference(labels: Path, dataset_json: Path, name: str) -> Reference:
         raise DataError(f"{labels}: holds no *{scheme.file_ending}; name the folder of the label maps with --labels")
     found = [_measure_case(file, scheme) for file in files]
     structures = [case.structures for case in found if case.structures is not None]
+    places = {s.name: [case.places[s.name] for case in found if s.name in case.places] for s in scheme.structures}
     volumes = {s.name: sorted(round(case.volumes_ml[s.name], 6) for case in found) for s in scheme.structures}
     return Reference(
         dataset=name,
@@ -108,18 +121,20 @@ def measure_reference(labels: Path, dataset_json: Path, name: str) -> Reference:
         spacing_mm=_range([case.spacing for case in found]),
         extent_mm=_range([case.extent for case in found]),
         structures_mm=_range(structures) if structures else None,
+        places_mm={name: _span_of(spans) for name, spans in places.items() if spans},
         volumes_ml=volumes,
     )
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One label map: mm along the patient's axes; ``structures`` is None where it holds none."""
+    """One label map, in mm along the patient's axes; ``structures`` is None where it holds none."""
 
     letters: str
     spacing: list[float]
     extent: list[float]
     structures: list[float] | None
+    places: dict[str, Span]
     volumes_ml: dict[str, float]
 
 
@@ -130,20 +145,42 @@ def _measure_case(file: Path, scheme: LabelScheme) -> _Case:
     counts = np.bincount(array.ravel(), minlength=max(scheme.known) + 1)
     voxel_ml = math.prod(step) / 1000.0
     volumes = {s.name: int(counts[list(s.labels)].sum()) * voxel_ml for s in scheme.structures}
-    ends = _ends((array > 0) & (array != scheme.ignore))
-    structures = None if ends is None else patient_axes(letters, step, [high - low for low, high in ends[::-1]])[1]
-    return _Case(letters, spacing, extent, structures, volumes)
+    boxes = _boxes(array, scheme)
+    if not boxes:
+        return _Case(letters, spacing, extent, None, {}, volumes)
+    low, high = _union(boxes.values())
+    middle = (low + high) / 2
+    axes, signs = axes_of(letters, len(step)), signs_of(letters, len(step))
+    places = {}
+    for name, ends in boxes.items():
+        first, last = ((end - middle)[axes] * signs * np.array(step)[axes] for end in ends)
+        places[name] = Span(low=np.minimum(first, last).tolist(), high=np.maximum(first, last).tolist())
+    return _Case(letters, spacing, extent, patient_axes(letters, step, (high - low).tolist())[1], places, volumes)
 
 
-def _ends(mask: NDArray[np.bool_]) -> list[tuple[int, int]] | None:
-    """First and behind the last voxel of a mask along each of its axes; None where it is empty."""
-    found = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if not len(hit):
-            return None
-        found.append((int(hit[0]), int(hit[-1]) + 1))
-    return found
+_Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""First voxel and the one behind the last along (x, y, z)."""
+
+
+def _boxes(array: NDArray[np.int64], scheme: LabelScheme) -> dict[str, _Ends]:
+    """Structure → the box that holds it, of those that are there."""
+    by_label: dict[int, _Ends] = {}
+    for label, place in enumerate(ndimage.find_objects(array), start=1):
+        if place is not None:
+            low, high = [part.start for part in place[::-1]], [part.stop for part in place[::-1]]
+            by_label[label] = np.array(low, np.float64), np.array(high, np.float64)
+    found = {s.name: [by_label[label] for label in s.labels if label in by_label] for s in scheme.structures}
+    return {name: _union(boxes) for name, boxes in found.items() if boxes}
+
+
+def _union(boxes: Iterable[_Ends]) -> _Ends:
+    every = list(boxes)
+    return np.min([low for low, _ in every], axis=0), np.max([high for _, high in every], axis=0)
+
+
+def _span_of(spans: Sequence[Span]) -> Span:
+    low, high = np.min([span.low for span in spans], axis=0), np.max([span.high for span in spans], axis=0)
+    return Span(low=np.round(low, 6).tolist(), high=np.round(high, 6).tolist())
 
 
 def write_reference(reference: Reference, model: Path) -> Path:
@@ -169,6 +206,13 @@ def axes_of(letters: str, count: int = 3) -> list[int]:
     if letters == FLAT:
         return list(range(count))
     return [next(i for i, letter in enumerate(letters) if letter in pair) for pair in ("RL", "AP", "SI")]
+
+
+def signs_of(letters: str, count: int = 3) -> list[int]:
+    """1 where the axis of :func:`axes_of` runs to the right, the front or the top, else -1."""
+    if letters == FLAT:
+        return [1] * count
+    return [1 if letters[axis] in "RAS" else -1 for axis in axes_of(letters)]
 
 
 def differences(reference: Reference, spacing: Sequence[float], extent: Sequence[float]) -> list[str]:

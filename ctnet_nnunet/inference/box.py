@@ -1,7 +1,7 @@
 """The box of a scan in which the structures lie: as large as the training says, where a coarse pass finds them.
 
-A box is never trusted blindly: where the coarse pass finds too few structures, or what it finds reaches far out of a
-box of that size, there is no box and a reason instead.
+Where each structure lies in the box is known from the training cases, so each votes for the box's middle. A coarse pass
+also finds what is none of them, above all outside of what the training cases showed; such votes do not meet.
 """
 
 from __future__ import annotations
@@ -19,73 +19,90 @@ from ctnet_nnunet.evaluation.metrics import Structure
 
 MARGIN_MM = 10.0
 """Round the largest extent that the structures had in any training case, on each side."""
+MOST_OUTSIDE = 0.2
+"""Of the voxels that hang together with what lies in the box; above, the box is too small."""
 _BLOCK_MM = 4.0
-"""The window is first moved in steps of this size, then centred to the voxel."""
+"""Votes are counted in steps of this size."""
+_SLACK_MM = 4.0
+"""How much further than in any training case a structure may lie from its place."""
 _FOUND = 0.25
-"""A structure is found where this share of its smallest training volume is there."""
+"""A structure is found where this share of its smallest training volume is in its place."""
 _FEWEST_FOUND = 0.5
-_MOST_OUTSIDE = 0.2
-"""Of the voxels that hang together with what lies in the box."""
-_STRAY = 0.5
-"""Percent of the voxels at either end that do not count when the box is centred."""
 
 Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a coarse pass says.
+class Known:
+    """A structure as the training cases had it.
 
     Attributes:
-        part: The box in the grid of the labels.
-        reason: Why it cannot be trusted; empty where it can.
-        left_out: Structure → ml that lie outside, where that is more than inside.
+        structure: Which.
+        usual_ml, least_ml: Median and smallest volume.
+        low, high: Where it lay in any of them, in mm from the box's middle along the axes of a grid.
     """
 
-    part: Slices
-    reason: str
-    left_out: dict[str, float]
+    structure: Structure
+    usual_ml: float
+    least_ml: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
-def find_box(
-    labels: NDArray[Any],
+def known_structures(
     structures: Sequence[Structure],
-    trained_ml: Mapping[str, Sequence[float]],
-    spacing: Sequence[float],
-    size: Sequence[int],
-) -> Finding:
-    """Where a box of ``size`` voxels holds most of the structures.
+    volumes_ml: Mapping[str, Sequence[float]],
+    places: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> list[Known]:
+    """Those that most training cases have, with their places along the axes of a grid."""
+    found = []
+    for structure in structures:
+        volumes = volumes_ml.get(structure.name, ())
+        if structure.name in places and volumes and np.median(volumes) > 0:
+            low, high = places[structure.name]
+            least = min(volume for volume in volumes if volume > 0)
+            found.append(Known(structure, float(np.median(volumes)), least, tuple(low), tuple(high)))
+    return found
 
-    Each structure counts up to its median training volume, so that a large false one does not outweigh the others.
+
+def find_middle(
+    labels: NDArray[Any], known: Sequence[Known], spacing: Sequence[float]
+) -> tuple[tuple[float, ...], list[str]]:
+    """Where most structures lie round a point as they did in the training cases.
+
+    Each structure counts up to its usual volume, so that a large false one does not outweigh the others.
 
     Args:
         labels: Of a coarse pass, (*grid).
-        trained_ml: Structure → its volumes in the training cases.
         spacing: mm along the axes of ``labels``.
-        size: Voxels along them, at most the grid's.
+
+    Returns:
+        The middle of the box in voxels' edges, and the structures that are in their places round it.
     """
-    expected = [s for s in structures if _usual(trained_ml.get(s.name, ())) > 0]
+    blocks = [max(1, round(_BLOCK_MM / step)) for step in spacing]
+    unit = [block * step for block, step in zip(blocks, spacing, strict=True)]
     voxel_ml = math.prod(spacing) / 1000.0
-    start = _fullest(labels, expected, trained_ml, spacing, size)
-    part = _centred(labels, _part(start, size), size)
-    inside, outside = dict[str, float](), dict[str, float]()
-    for structure in expected:
-        mask = structure.mask(labels)
-        inside[structure.name] = int(mask[part].sum()) * voxel_ml
-        outside[structure.name] = int(mask.sum()) * voxel_ml - inside[structure.name]
-    left_out = {name: volume for name, volume in outside.items() if volume > inside[name]}
-    found = [name for name, volume in inside.items() if volume >= _FOUND * min(v for v in trained_ml[name] if v > 0)]
-    if not expected or len(found) < _FEWEST_FOUND * len(expected):
-        return Finding(part, f"the coarse pass found {len(found)} of {len(expected)} structures", left_out)
-    if (share := _outside_of_what_is_inside(labels > 0, part)) > _MOST_OUTSIDE:
-        return Finding(part, f"{100 * share:.0f} % of what the coarse pass found reaches out of the box", left_out)
-    return Finding(part, "", left_out)
+    votes: NDArray[np.float64] = np.zeros([1 + math.ceil(n / b) for n, b in zip(labels.shape, blocks, strict=True)])
+    for one in known:
+        low = [math.floor((mm - _SLACK_MM) / size) for mm, size in zip(one.low, unit, strict=True)]
+        high = [math.ceil((mm + _SLACK_MM) / size) for mm, size in zip(one.high, unit, strict=True)]
+        volume = _sums_round(_block_sums(one.structure.mask(labels), blocks), low, high) * voxel_ml
+        votes += np.minimum(volume / one.usual_ml, 1.0)
+    best = np.argwhere(votes >= votes.max() - 1e-9)
+    middle = best[np.abs(best - best.mean(axis=0)).sum(axis=1).argmin()] * blocks
+    return _refined(labels, known, spacing, middle)
+
+
+def is_found(known: Sequence[Known], found: Sequence[str]) -> bool:
+    """Whether enough of the structures are there to trust the box."""
+    return len(found) > 0 and len(found) >= _FEWEST_FOUND * len(known)
 
 
 def around(centre: Sequence[float], size: Sequence[int], grid: Sequence[int]) -> Slices:
     """A box of ``size`` voxels round a point of a grid, moved inside where it would reach out."""
     starts = [round(middle - count / 2) for middle, count in zip(centre, size, strict=True)]
-    return _part([max(0, min(s, g - n)) for s, n, g in zip(starts, size, grid, strict=True)], size)
+    firsts = [max(0, min(s, g - n)) for s, n, g in zip(starts, size, grid, strict=True)]
+    return tuple(slice(first, first + count) for first, count in zip(firsts, size, strict=True))
 
 
 def cut_labels(labels: NDArray[Any], part: Slices, grid: Sequence[int]) -> frozenset[int]:
@@ -98,32 +115,47 @@ def cut_labels(labels: NDArray[Any], part: Slices, grid: Sequence[int]) -> froze
     return frozenset(found)
 
 
-def _usual(volumes: Sequence[float]) -> float:
-    """The median volume in ml; 0 for what half of the training cases lack."""
-    return float(np.median(volumes)) if volumes else 0.0
+def share_outside(labels: NDArray[Any], part: Slices) -> float:
+    """Of the connected components that reach into the box: the share of their voxels that lies outside."""
+    components, _ = ndimage.label(labels > 0)
+    counts = np.bincount(components.ravel())
+    inner = np.bincount(components[part].ravel(), minlength=len(counts))
+    touching = inner[1:] > 0
+    total = int(counts[1:][touching].sum())
+    return 1.0 - int(inner[1:][touching].sum()) / total if total else 0.0
 
 
-def _fullest(
-    labels: NDArray[Any],
-    structures: Sequence[Structure],
-    trained_ml: Mapping[str, Sequence[float]],
-    spacing: Sequence[float],
-    size: Sequence[int],
-) -> list[int]:
-    """First voxel of the fullest box; of equal ones the middle."""
-    blocks = [max(1, round(_BLOCK_MM / step)) for step in spacing]
-    window = [max(1, math.ceil(count / block)) for count, block in zip(size, blocks, strict=True)]
+def left_out(
+    labels: NDArray[Any], part: Slices, known: Sequence[Known], spacing: Sequence[float]
+) -> dict[str, float]:
+    """Structure → ml that lie outside of the box, where that is more than inside."""
     voxel_ml = math.prod(spacing) / 1000.0
-    score: NDArray[np.float64] | float = 0.0
-    for structure in structures:
-        volume = _window_sums(_block_sums(structure.mask(labels), blocks), window) * voxel_ml
-        score = score + np.minimum(volume / _usual(trained_ml[structure.name]), 1.0)
-    best = np.argwhere(np.asarray(score) >= np.max(score) - 1e-9)
-    if best.shape[1] != labels.ndim:  # no structure to look for
-        return [0] * labels.ndim
-    middle = best[np.abs(best - best.mean(axis=0)).sum(axis=1).argmin()]
-    ends = [length - count for length, count in zip(labels.shape, size, strict=True)]
-    return [min(int(index) * block, end) for index, block, end in zip(middle, blocks, ends, strict=True)]
+    found = {}
+    for one in known:
+        mask = one.structure.mask(labels)
+        inside, every = int(mask[part].sum()), int(mask.sum())
+        if every - inside > inside:
+            found[one.structure.name] = (every - inside) * voxel_ml
+    return found
+
+
+def _refined(
+    labels: NDArray[Any], known: Sequence[Known], spacing: Sequence[float], middle: NDArray[np.intp]
+) -> tuple[tuple[float, ...], list[str]]:
+    """The middle to the voxel: the mean of what each structure found in its place says."""
+    steps, voxel_ml = np.array(spacing), math.prod(spacing) / 1000.0
+    found, moves = [], []
+    for one in known:
+        low = np.clip(np.floor(middle + (np.array(one.low) - _SLACK_MM) / steps), 0, None).astype(int)
+        high = np.clip(np.ceil(middle + (np.array(one.high) + _SLACK_MM) / steps), 0, None).astype(int)
+        window = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+        places = np.argwhere(one.structure.mask(labels[window]))
+        if len(places) * voxel_ml >= _FOUND * one.least_ml:
+            usual = middle + (np.array(one.low) + np.array(one.high)) / 2 / steps
+            moves.append(low + places.mean(axis=0) + 0.5 - usual)
+            found.append(one.structure.name)
+    moved = middle + np.mean(moves, axis=0) if moves else middle
+    return tuple(float(value) for value in moved), found
 
 
 def _block_sums(mask: NDArray[np.bool_], blocks: Sequence[int]) -> NDArray[np.int64]:
@@ -134,35 +166,12 @@ def _block_sums(mask: NDArray[np.bool_], blocks: Sequence[int]) -> NDArray[np.in
     return sums
 
 
-def _window_sums(values: NDArray[np.int64], window: Sequence[int]) -> NDArray[np.int64]:
-    """Sums over every window that lies inside."""
-    for axis, wanted in enumerate(window):
-        count = min(wanted, values.shape[axis])
+def _sums_round(values: NDArray[np.int64], low: Sequence[int], high: Sequence[int]) -> NDArray[np.int64]:
+    """Sums from ``low`` to ``high`` round every edge between blocks, as far as they lie inside."""
+    for axis, (first, last) in enumerate(zip(low, high, strict=True)):
+        length = values.shape[axis]
         total = np.insert(np.cumsum(values, axis=axis), 0, 0, axis=axis)
-        length = total.shape[axis]
-        values = total.take(range(count, length), axis) - total.take(range(length - count), axis)
+        edges = np.arange(length + 1)
+        begin, end = np.clip(edges + first, 0, length), np.clip(edges + last, 0, length)
+        values = total.take(end, axis) - total.take(begin, axis)
     return values
-
-
-def _centred(labels: NDArray[Any], part: Slices, size: Sequence[int]) -> Slices:
-    """The box moved so that what it holds lies in its middle, but for stray voxels at the ends."""
-    places = np.argwhere(labels[part] > 0)
-    if not len(places):
-        return part
-    low, high = np.percentile(places, (_STRAY, 100 - _STRAY), axis=0)
-    first = np.array([place.start for place in part])
-    return around((first + (low + high + 1) / 2).tolist(), size, labels.shape)
-
-
-def _outside_of_what_is_inside(mask: NDArray[np.bool_], part: Slices) -> float:
-    """Of the connected components that reach into the box: the share of their voxels that lies outside."""
-    components, _ = ndimage.label(mask)
-    counts = np.bincount(components.ravel())
-    inner = np.bincount(components[part].ravel(), minlength=len(counts))
-    touching = inner[1:] > 0
-    total = int(counts[1:][touching].sum())
-    return 1.0 - int(inner[1:][touching].sum()) / total if total else 0.0
-
-
-def _part(start: Sequence[int], size: Sequence[int]) -> Slices:
-    return tuple(slice(int(first), int(first) + int(count)) for first, count in zip(start, size, strict=True))

@@ -1,8 +1,9 @@
 """A scan that is larger than its structures: found by a coarse pass, then predicted in a box round them.
 
 The coarse pass is one fold without mirrors and without overlap. A model that was trained on crops gets a crop of the
-scan, normalised by itself as its training cases were; one that was trained on whole scans gets the scan normalised as a
-whole and predicts the tiles of the box. Outside of the box everything is background.
+scan, normalised by itself as its training cases were and centred by a second coarse pass over it; one that was trained
+on whole scans gets the scan normalised as a whole and predicts the tiles of the box. Outside of the box everything is
+background. Where the structures are not found, or reach far out of the box, the whole scan is predicted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,19 @@ from torch import Tensor
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.evaluation.reference import FAR, Reference
-from ctnet_nnunet.inference.box import MARGIN_MM, Slices, around, cut_labels, find_box
+from ctnet_nnunet.inference.box import (
+    MARGIN_MM,
+    MOST_OUTSIDE,
+    Known,
+    Slices,
+    around,
+    cut_labels,
+    find_middle,
+    is_found,
+    known_structures,
+    left_out,
+    share_outside,
+)
 from ctnet_nnunet.inference.cost import Cost
 from ctnet_nnunet.inference.ensemble import Ensemble, Prediction
 from ctnet_nnunet.inference.grids import Grids, centre_mm, grids_of, voxels
@@ -86,10 +99,10 @@ def require_extent(reference: Reference | None, model: Path) -> None:
     Raises:
         SetupError: It does not.
     """
-    if reference is None or reference.structures_mm is None:
+    if reference is None or reference.structures_mm is None or not reference.places_mm:
         raise SetupError(
-            f"{model}: --box needs the extent of the training cases' structures; run `ctnet reference -m MODEL` where "
-            "the training data is, or leave out --box"
+            f"{model}: --box needs to know where the training cases' structures lie; run `ctnet reference -m MODEL` "
+            "where the training data is, or leave out --box"
         )
 
 
@@ -119,21 +132,44 @@ class BoxJob:
         if plan.cost.whole is not None and plan.cost.passes >= plan.cost.whole:
             return self._predict_whole(image, properties, maps), Outcome("it costs no more than a box")
         self.begin(plan.cost)
-        with self.bridge(image) as complete:
-            labels = self.ensemble.coarse(complete)
-        found = find_box(labels, self.structures, self.reference.volumes_ml, grids.plan_spacing, plan.size)
-        if found.reason:
-            done = Outcome(found.reason, warnings=(f"no box: {found.reason}; the whole scan is predicted",))
-            return self._predict_whole(image, properties, maps), done
+        places = {name: grids.span(span.low, span.high) for name, span in self.reference.places_mm.items()}
+        known = known_structures(self.structures, self.reference.volumes_ml, places)
+        labels = self._look(image)
+        middle, found = find_middle(labels, known, grids.plan_spacing)
+        if not is_found(known, found):
+            reason = f"the coarse pass found {len(found)} of {len(known)} structures"
+            return self._instead(reason, image, properties, maps)
         if plan.crop is not None:
-            middle = grids.to_scan([(place.start + place.stop) / 2 for place in found.part])
-            cut = around(middle, plan.crop, grids.shape)
-            prediction = self._predict_crop(cut, grids, maps)
-        else:
-            with self.bridge(image) as complete:
-                prediction = self.ensemble.predict(complete, properties, maps, found.part)
-            cut = grids.box_in_scan(found.part)
-        return prediction, self._outcome(cut, plan.cost, grids, found.left_out)
+            cut = self._second_look(around(grids.to_scan(middle), plan.crop, grids.shape), plan.crop, grids, known)
+            return self._predict_crop(cut, grids, maps), self._outcome(cut, plan.cost, grids, {})
+        part = around(middle, plan.size, grids.plan_shape)
+        if (share := share_outside(labels, part)) > MOST_OUTSIDE:
+            reason = f"{100 * share:.0f} % of what the coarse pass found reaches out of the box"
+            return self._instead(reason, image, properties, maps)
+        with self.bridge(image) as complete:
+            prediction = self.ensemble.predict(complete, properties, maps, part)
+        missed = left_out(labels, part, known, grids.plan_spacing)
+        return prediction, self._outcome(grids.box_in_scan(part), plan.cost, grids, missed)
+
+    def _look(self, image: Tensor) -> NDArray[Any]:
+        with self.bridge(image) as complete:
+            return self.ensemble.coarse(complete)
+
+    def _second_look(self, cut: Slices, crop: Sequence[int], grids: Grids, known: Sequence[Known]) -> Slices:
+        """The crop centred by a coarse pass over itself, which is normalised as the training cases were."""
+        image, properties = self.ensemble.preprocess(self.prepared.files, cut)
+        inside = grids_of(self.ensemble.model, properties, image.shape[1:], grids.letters)
+        middle, found = find_middle(self._look(image), known, inside.plan_spacing)
+        if not is_found(known, found):
+            return cut
+        moved = [place.start + offset for place, offset in zip(cut, inside.to_scan(middle), strict=True)]
+        return around(moved, crop, grids.shape)
+
+    def _instead(
+        self, reason: str, image: Tensor, properties: dict[str, Any], maps: bool
+    ) -> tuple[Prediction, Outcome]:
+        done = Outcome(reason, warnings=(f"no box: {reason}; the whole scan is predicted",))
+        return self._predict_whole(image, properties, maps), done
 
     def _predict_whole(self, image: Tensor, properties: dict[str, Any], maps: bool) -> Prediction:
         self.begin(self.ensemble.cost(image, properties))
@@ -162,7 +198,7 @@ class BoxJob:
             patch = self.ensemble.window.patch_in(len(needed))
             # Not smaller than a patch: at its rim the network would see padding where the scan goes on.
             size = tuple(min(max(n, p), g) for n, p, g in zip(needed, patch, grids.plan_shape, strict=True))
-        return _Plan(size, crop, self.ensemble.cost(image, properties, size))
+        return _Plan(size, crop, self.ensemble.cost(image, properties, size, looks=1 if crop is None else 2))
 
     @property
     def _letters(self) -> str:
@@ -170,13 +206,13 @@ class BoxJob:
         itself = self.ensemble.model.plans.image_reader_writer_class.__name__ in TURNS_ITSELF
         return "RAS" if itself else self.prepared.letters
 
-    def _outcome(self, cut: Slices, cost: Cost, grids: Grids, left_out: dict[str, float]) -> Outcome:
+    def _outcome(self, cut: Slices, cost: Cost, grids: Grids, missed: dict[str, float]) -> Outcome:
         lengths = [(place.stop - place.start) * step for place, step in zip(cut, grids.spacing, strict=True)]
         ends = tuple((place.start, place.stop) for place in cut[::-1])
         centre = centre_mm(ends, self.prepared.files[0]) if grids.letters == self.prepared.letters else ()
         warnings = [
             f"outside of the box the coarse pass found {volume:.2f} ml of {name}, more than inside; left out"
-            for name, volume in left_out.items()
+            for name, volume in missed.items()
         ]
         return Outcome(
             reason="",

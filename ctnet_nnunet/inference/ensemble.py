@@ -101,15 +101,22 @@ class Ensemble:
             )
         return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
 
-    def cost(self, image: Tensor, properties: dict[str, Any] | None = None, box: Sequence[int] | None = None) -> Cost:
+    def cost(
+        self,
+        image: Tensor,
+        properties: dict[str, Any] | None = None,
+        box: Sequence[int] | None = None,
+        looks: int = 1,
+    ) -> Cost:
         """Of a preprocessed image (C, *grid); with its properties also time (some passes are run) and memory.
 
-        With a ``box`` of so many voxels, of finding it and predicting it alone.
+        With a ``box`` of so many voxels, of finding it and predicting it alone; the second of two ``looks`` is at it.
         """
         grid = self._padded(image.shape[1:])
         cost = Cost(self.window.count(self._padded(box or grid)), len(self.window.mirrors), len(self.folds))
         if box is not None:
-            cost = replace(cost, search=self._coarse.count(grid), whole=self.cost(image).passes)
+            search = self._coarse.count(grid) + (looks - 1) * self._coarse.count(self._padded(box))
+            cost = replace(cost, search=search, whole=self.cost(image).passes)
         if properties is None:
             return cost
         seconds = self._stopwatch.seconds_per_pass() * cost.passes

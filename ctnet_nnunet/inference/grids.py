@@ -10,7 +10,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ctnet_nnunet.evaluation.reference import axes_of
+from ctnet_nnunet.evaluation.reference import axes_of, signs_of
 from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.inference.box import Slices
 from ctnet_nnunet.inference.export_labels import plan_spacing
@@ -46,6 +46,13 @@ class Grids:
         """Values along the patient's axes (right-left, front-back, up-down) in the order of the reader's."""
         by_axis = dict(zip(axes_of(self.letters), values, strict=True))
         return [by_axis[axis] for axis in (2, 1, 0)]
+
+    def span(self, low: Sequence[float], high: Sequence[float]) -> tuple[list[float], list[float]]:
+        """A span towards the patient's right, front and top, along the plan's axes."""
+        signs = signs_of(self.letters)
+        first = [sign * (a if sign > 0 else b) for sign, a, b in zip(signs, low, high, strict=True)]
+        last = [sign * (b if sign > 0 else a) for sign, a, b in zip(signs, low, high, strict=True)]
+        return self.to_plan(self.from_patient(first)), self.to_plan(self.from_patient(last))
 
     def to_patient(self, values: Sequence[float]) -> list[float]:
         """The way back of :meth:`from_patient`."""

@@ -87,7 +87,8 @@ def _write_viewer(out: Path, case: str, batch: Batch) -> str:
     from ctnet_nnunet.inference.viewer import write_viewer
 
     name = f"{case}_viewer.html"
-    write_viewer(scan, labels, values, case, out / name)
+    names = {value: structure.name for value, structure in zip(values, batch.structures, strict=True)}
+    write_viewer(scan, labels, names, case, out / name)
     return name
 
 

@@ -25,5 +25,5 @@ def keep_reference(model: Path, preprocessed: Path) -> str:
         return f"measured {found.cases} training cases for ctnet predict: {write_reference(found, model)}"
     except Exception as error:  # whatever it is, the network is trained
         return (
-            f"the training cases were not measured ({error}); ctnet predict works without, `ctnet reference` can do it later"
+            f"the training cases were not measured ({error}); `ctnet reference` can do it later"
         )

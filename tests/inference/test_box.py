@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.evaluation.metrics import Structure
-from ctnet_nnunet.inference.box import around, cut_labels, find_box
+from ctnet_nnunet.inference.box import around, cut_labels, find_middle, is_found, known_structures
 from tests.conversion.test_orientations import directions
 from tests.inference.test_run import predict
 from tests.inference.test_sides import LABELS, compared, labels_at, segments_at, study
@@ -45,6 +45,9 @@ def reference(extent: float, structures: tuple[float, ...] = CORE) -> dict[str, 
         "dataset": "d", "cases": 3, "orientations": {"LPS": 3}, "spacing_mm": {"low": [1] * 3, "high": [1] * 3},
         "extent_mm": {"low": [extent] * 3, "high": [extent] * 3},
         "structures_mm": {"low": list(structures), "high": list(structures)},
+        "places_mm": {
+            name: {"low": [-v / 2 for v in structures], "high": [v / 2 for v in structures]} for name in LABELS
+        },
         "volumes_ml": {name: [volume] * 3 for name in LABELS},
     }  # fmt: skip
 
@@ -72,7 +75,8 @@ def test_a_scan_in_its_box(tmp_path: Path, extent: float, engine: str) -> None:
     done = box_of(tmp_path / "out", "scan")
     size = [length + 20 for length in CORE]
     assert done["mm"] == size and done["passes"] < done["whole"]
-    assert f"in a box: {7 * 6 * 6} to find it + " in text and f"instead of {done['whole']}, about" in text
+    search = 7 * 6 * 6 + (4**3 if extent < 50 else 0)
+    assert f"in a box: {search} to find it + " in text and f"instead of {done['whole']}, about" in text
     assert "predicted in a box of 30 × 29 × 28 mm" in (tmp_path / "out" / "scan.html").read_text()
     expected, cut = true_labels(image), tuple(slice(a, b) for a, b in done["voxels"][::-1])
     assert expected[cut].any() and expected[1, 1, 1]
@@ -136,6 +140,7 @@ def test_a_crop_s_labels_are_those_of_the_cropped_file(model_folder: Path, tmp_p
     dataset = json.loads((model_folder / "dataset.json").read_text())
     names = [name for name in dataset["labels"] if name != "background"]
     content = reference(30.0, (12, 12, 12)) | {"volumes_ml": {name: [0.001] * 3 for name in names}}
+    content["places_mm"] = {name: {"low": [-6] * 3, "high": [6] * 3} for name in names}
     content["orientations"] = {"RAS": 3}
     (model_folder / "reference_volumes.json").write_text(json.dumps(content))
     noise = np.random.default_rng(3).normal(100, 20, (50, 56, 60)).astype(np.float32)
@@ -156,16 +161,19 @@ def test_a_crop_s_labels_are_those_of_the_cropped_file(model_folder: Path, tmp_p
     np.testing.assert_array_equal(sitk.GetArrayFromImage(boxed[a:b, c:d, e:f]), sitk.GetArrayFromImage(crop))
 
 
-def test_the_fullest_box_is_not_drawn_away_by_a_large_false_structure() -> None:
+def test_votes_of_false_structures_do_not_meet() -> None:
+    """b lies behind a; a false a of ten times the volume, and a false b in front of it, do not draw the box away."""
     labels = np.zeros((40, 40, 40), np.uint8)
-    labels[20:26, 20:26, 20:26] = 1
-    labels[26:30, 20:24, 20:24] = 2
-    labels[:12, :12, :12] = 1  # ten times the volume of a true one
-    structures, known = (Structure("a", (1,)), Structure("b", (2,))), {"a": [0.2], "b": [0.06]}
-    found = find_box(labels, structures, known, (1, 1, 1), (16, 16, 16))
-    assert [(place.start, place.stop) for place in found.part] == [(17, 33), (15, 31), (15, 31)]
-    assert found.reason == "" and found.left_out == {"a": pytest.approx(1.728)}
-    assert find_box(labels * 0, structures, known, (1, 1, 1), (16, 16, 16)).reason
+    labels[20:26, 20:26, 20:26], labels[26:30, 20:24, 20:24] = 1, 2
+    labels[:12, :12, :12], labels[:2, 14:20, :] = 1, 2
+    places = {"a": ([-5, -3, -3], [1, 3, 3]), "b": ([1, -3, -3], [5, 1, 1])}
+    structures = (Structure("a", (1,)), Structure("b", (2,)), Structure("rare", (3,)))
+    known = known_structures(structures, {"a": [0.2, 0.3], "b": [0.06], "rare": [0, 0, 1]}, places)
+    assert [one.structure.name for one in known] == ["a", "b"]
+    middle, found = find_middle(labels, known, (1.0, 1.0, 1.0))
+    np.testing.assert_allclose(middle, (25, 23, 23), atol=0.5)
+    assert found == ["a", "b"] and is_found(known, found)
+    assert not is_found(known, find_middle(labels * 0, known, (1.0, 1.0, 1.0))[1])
 
 
 def test_cut_labels_count_inner_faces_only() -> None:
