@@ -21,8 +21,11 @@ from scipy.ndimage import zoom
 from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.evaluation.views import Slice, View, cut, shown_planes
 
-COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
-"""Okabe and Ito's palette, told apart with colour-blind eyes too."""
+COLOURS = (
+    *("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2"),
+    *("#9B6CFF", "#A6E22E", "#A0522D", "#00CED1", "#FF8FA3"),
+)
+"""Okabe and Ito's palette, told apart with colour-blind eyes too; then further ones, before any comes twice."""
 
 TRUTH_COLOUR = "#FFFFFF"
 PICTURE_WIDTH_INCH = 7.4

@@ -18,7 +18,7 @@ import torch
 from ctnet_nnunet.errors import CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.metrics import Structure, structures_from_labels
-from ctnet_nnunet.evaluation.reference import Reference, differences, patient_axes, reference_of
+from ctnet_nnunet.evaluation.reference import FAR, Reference, differences, patient_axes, reference_of
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.inference.boxed import BoxJob, Outcome, require_extent
 from ctnet_nnunet.inference.cost import Cost
@@ -171,7 +171,7 @@ def _predict_case(
     model.check_resampled(prepared.size, prepared.spacing, case.images[0].path)
     for note in prepared.notes:
         progress.line(f"{case.name}: {note}")
-    warnings = [*missing.words(case), *_warnings(prepared, model, batch.reference, case)]
+    warnings = [*missing.words(case), *_warnings(prepared, model, batch.reference, case, request.box)]
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(prepared.files)
@@ -211,7 +211,9 @@ def _predict_case(
         progress.line(f"{case.name}: FAILED beside its label map: {error}")
 
 
-def _warnings(prepared: Prepared, model: Model, reference: Reference | None, case: Case) -> list[str]:
+def _warnings(
+    prepared: Prepared, model: Model, reference: Reference | None, case: Case, box: bool = False
+) -> list[str]:
     """What makes this scan unlike the training cases, by its header."""
     sided = sided_labels(model.dataset_json["labels"]).any and prepared.letters != "2D"
     unknown = reference is None or reference.orientation is None
@@ -223,7 +225,10 @@ def _warnings(prepared: Prepared, model: Model, reference: Reference | None, cas
         )
     if reference is not None:
         spacing, extent = patient_axes(prepared.letters, prepared.spacing, prepared.size)
-        return [*warnings, *(f"{text}; check the result" for text in differences(reference, spacing, extent))]
+        larger = len(extent) == 3 and any(a > FAR * b for a, b in zip(extent, reference.extent_mm.high, strict=True))
+        hint = "; --box predicts only where the structures are" if larger and reference.places_mm and not box else ""
+        far = differences(reference, spacing, extent)
+        return [*warnings, *(f"{text}; check the result{hint if 'view' in text else ''}" for text in far)]
     planned = sorted(float(size) for size in model.configuration.spacing)
     given = sorted(float(size) for size in prepared.spacing)[-len(planned) :]
     far = [f"{a:.2g} mm instead of {b:.2g}" for a, b in zip(given, planned, strict=True)

@@ -104,7 +104,7 @@ def test_turned_dicom_and_its_segmentation(tmp_path: Path) -> None:
 
 def test_what_does_not_fit(tmp_path: Path) -> None:
     """No structure, one that reaches far out, one cut by the box, a scan as small as its box."""
-    model = model_like(tmp_path, 24)
+    crops, whole = model_like(tmp_path / "crops", 24), model_like(tmp_path / "whole", 50)
     (tmp_path / "in").mkdir()
     scans = {
         "far": head((8, 15, 14), (42, 9, 8)),
@@ -114,13 +114,16 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     }
     for name, image in scans.items():
         sitk.WriteImage(image, str(tmp_path / "in" / f"{name}.nii.gz"))
-    status, text = predict("-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model, "--box")
+    status, text = predict("-i", tmp_path / "in", "-o", tmp_path / "out", "-m", whole, "--box")
     assert status == 0, text
     assert "none: WARNING: no box: the coarse pass found 0 of 3 structures; the whole scan is predicted" in text
     assert "far: WARNING: no box: 29 % of what the coarse pass found reaches out of the box" in text
     assert "small: predicted as a whole and not in a box: it costs no more than a box" in text
     flags = json.loads((tmp_path / "out" / "volumes.json").read_text())
     assert all("touches the border of the box" in item["flags"] for item in flags["cut"])
+    predict("-i", tmp_path / "in" / "far.nii.gz", "-o", tmp_path / "cropped", "-m", crops, "--box")
+    flagged = json.loads((tmp_path / "cropped" / "volumes.json").read_text())["far"]
+    assert all("touches the border of the box" in item["flags"] for item in flagged)
     assert not any("touches the border of the box" in item["flags"] for item in flags["far"])
     for name in ("far", "small", "none"):
         written = sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz"))
@@ -162,10 +165,10 @@ def test_a_crop_s_labels_are_those_of_the_cropped_file(model_folder: Path, tmp_p
 
 
 def test_votes_of_false_structures_do_not_meet() -> None:
-    """b lies behind a; a false a of ten times the volume, and a false b in front of it, do not draw the box away."""
+    """b lies behind a; a false a of ten times the volume, and a false b in another place, do not draw the box away."""
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[20:26, 20:26, 20:26], labels[26:30, 20:24, 20:24] = 1, 2
-    labels[:12, :12, :12], labels[:2, 14:20, :] = 1, 2
+    labels[:12, :12, :12], labels[:2, 34:, :] = 1, 2
     places = {"a": ([-5, -3, -3], [1, 3, 3]), "b": ([1, -3, -3], [5, 1, 1])}
     structures = (Structure("a", (1,)), Structure("b", (2,)), Structure("rare", (3,)))
     known = known_structures(structures, {"a": [0.2, 0.3], "b": [0.06], "rare": [0, 0, 1]}, places)
