@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "semi_supervised": {"architectures"},
     "planning": PURE,
     "unlabeled": {"planning", "planes"},
-    "trainers": {*PURE, "planning", "unlabeled", "planes"},
+    "trainers": {*PURE, "planning", "unlabeled", "planes", "evaluation"},
     "nnunet_shim": {"trainers"},
     "train": {"trainers"},
     "inference": {"architectures", "cross_modality", "planning", "evaluation", "conversion"},

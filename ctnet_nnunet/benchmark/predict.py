@@ -97,6 +97,19 @@ def measure_prediction(
     return rows
 
 
+def mean_dice(found: Path, expected: Path, cases: Path, job: Job) -> float:
+    """Mean Dice of two folders over the structures of every label map in ``cases``.
+
+    Raises:
+        DataError: A label map is missing.
+    """
+    values = []
+    for file in sorted(cases.glob(f"*{job.ending}")):
+        mine, theirs = _labels(found / file.name), _labels(expected / file.name)
+        values += [dice(structure.mask(theirs), structure.mask(mine)) for structure in job.structures]
+    return summarise(values).mean
+
+
 def markdown(rows: Sequence[Row]) -> list[str]:
     """The lines of a table; ratios are stock's seconds over a row's, repeat by repeat: above 1 is faster."""
     lines = [
@@ -120,16 +133,11 @@ def _command(job: Job, row: Row, out: Path) -> tuple[str, ...]:
 
 def _compare(row: Row, job: Job, root: Path) -> None:
     mine, stock = root / f"{row.engine}_{row.speed}", root / "_".join(STOCK)
-    differing, to_stock, to_reference = list[float](), list[float](), list[float]()
-    for file in sorted(stock.glob(f"*{job.ending}")):
-        found, expected = _labels(mine / file.name), _labels(file)
-        differing.append(float(np.mean(found != expected)))
-        to_stock += [dice(structure.mask(expected), structure.mask(found)) for structure in job.structures]
-        if job.references is not None:
-            truth = _labels(job.references / file.name)
-            to_reference += [dice(structure.mask(truth), structure.mask(found)) for structure in job.structures]
-    row.differing, row.dice_to_stock = summarise(differing).mean, summarise(to_stock).mean
-    row.dice_to_reference = summarise(to_reference).mean
+    files = sorted(stock.glob(f"*{job.ending}"))
+    row.differing = summarise(float(np.mean(_labels(mine / file.name) != _labels(file))) for file in files).mean
+    row.dice_to_stock = mean_dice(mine, stock, stock, job)
+    if job.references is not None:
+        row.dice_to_reference = mean_dice(mine, job.references, stock, job)
 
 
 def _labels(file: Path) -> np.ndarray:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctnet_nnunet.errors import SetupError
+
+if TYPE_CHECKING:
+    from ctnet_nnunet.benchmark.predict import Job
 
 
 def predict(
@@ -18,6 +21,9 @@ def predict(
     references: Annotated[Path | None, typer.Option("--labels", help="Folder of manual labels, for Dice.")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="torch, openvino; both by default.")] = None,
     speed: Annotated[list[str] | None, typer.Option(help="best, balanced, fast; all by default.")] = None,
+    trade_off: Annotated[
+        bool, typer.Option("--trade-off", help="Mirrors, step and folds of ctnet predict against each other instead.")
+    ] = False,
     repeats: Annotated[int, typer.Option(help="Runs of each; the spread is over them.", min=1)] = 3,
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory on a large generated scan instead.")] = False,
     size: Annotated[str, typer.Option(help="With --memory: voxels per axis.")] = "320,320,240",
@@ -34,12 +40,29 @@ def predict(
     from ctnet_nnunet.benchmark.predict import markdown, measure_prediction, read_job
 
     job = read_job(scans, model, folds or [], references)
+    if trade_off:
+        _trade_off(job, engine or ["auto"], repeats, out)
+        return
     engines, speeds = engine or ["torch", "openvino"], speed or ["best", "balanced", "fast"]
     rows = measure_prediction(job, engines, speeds, repeats, lambda line: typer.echo(line, err=True))
     for line in markdown(rows):
         typer.echo(line)
     if out is not None:
         write_json(out, {"model": str(model), "rows": [dataclasses.asdict(row) for row in rows]})
+
+
+def _trade_off(job: Job, engines: list[str], repeats: int, out: Path | None) -> None:
+    from ctnet_nnunet.benchmark.measure import write_json
+    from ctnet_nnunet.benchmark.trade_off import measure_trade_off, settings_of, trade_off_table
+
+    if len(engines) > 1:
+        raise SetupError("--trade-off compares settings of one engine; give --engine once")
+    rows = settings_of(job.folds)
+    measure_trade_off(job, rows, engines[0], repeats, lambda line: typer.echo(line, err=True))
+    for line in trade_off_table(rows):
+        typer.echo(line)
+    if out is not None:
+        write_json(out, {"model": str(job.model), "rows": [dataclasses.asdict(row) for row in rows]})
 
 
 def _memory(size: str, classes: int, out: Path | None) -> None:

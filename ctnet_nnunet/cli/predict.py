@@ -32,8 +32,8 @@ class Lines:
 
     def case(self, number: int, total: int, name: str, cost: Cost) -> None:
         typer.echo(
-            f"[{number}/{total}] {name}: {cost.tiles} tiles × {cost.mirrors} mirrors × {cost.folds} folds = "
-            f"{cost.passes} forward passes{_estimate(cost)}"
+            f"[{number}/{total}] {name}: {_search(cost)}{cost.tiles} tiles × {cost.mirrors} mirrors × {cost.folds} "
+            f"folds = {cost.passes} forward passes{_estimate(cost)}"
         )
         self.total, self.done, self.others_left = cost.passes, 0, total - number
         self.started = time.monotonic()
@@ -53,11 +53,17 @@ class Lines:
         typer.echo(text)
 
 
+def _search(cost: Cost) -> str:
+    """``in a box, 12 to find it + `` where there is one."""
+    return f"in a box: {cost.search} to find it + " if cost.search else ""
+
+
 def _estimate(cost: Cost) -> str:
     """``, about 1:05 min and 2.1 GB`` where that is known."""
     if cost.seconds is None or cost.peak_bytes is None:
         return ""
-    return f", about {clock(cost.seconds)} min and {cost.peak_bytes / 1e9:.1f} GB of memory"
+    instead = "" if cost.whole is None else f" instead of {cost.whole}"
+    return f"{instead}, about {clock(cost.seconds)} min and {cost.peak_bytes / 1e9:.1f} GB of memory"
 
 
 def predict(
@@ -74,11 +80,21 @@ def predict(
         str,
         typer.Option(help="auto, torch or openvino (on the CPU, with the extra [cpu]); slurm[:ENGINE] for --jobs."),
     ] = "auto",
+    mirrors: Annotated[
+        bool | None, typer.Option("--mirrors/--no-mirrors", help="In place of what --speed says.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="Of the window, as a share of the patch; likewise.")] = None,
     maps: Annotated[bool, typer.Option("--maps", help="Also entropy and disagreement of the folds as NIfTI.")] = False,
+    box: Annotated[
+        bool, typer.Option("--box", help="Find the structures by a coarse pass first and predict only the box there.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Write over earlier label maps.")] = False,
     channel: Annotated[
         list[str] | None,
         typer.Option(help="NAME=REGEX on DICOM series' descriptions, NAME=SUFFIX in BIDS; once a channel."),
+    ] = None,
+    volume: Annotated[
+        str | None, typer.Option(help="Of a 4D NIfTI: which volume is the scan: a number from 0 on, first or all.")
     ] = None,
     synthesis: Annotated[
         Path | None, typer.Option(help="A nnUNetTrainerCMFT model that makes a pair of sequences that a scan lacks.")
@@ -92,13 +108,16 @@ def predict(
 ) -> None:
     """Predict new scans with all folds of a model; labels in each scan's own grid, volumes, how far the folds agree."""
     require_supported_nnunet()
-    speed_of(speed)
+    speed_of(speed).changed(mirrors, step)
     from ctnet_nnunet.inference.run import Request, predict_scans
 
     chosen, named = channel or [], only or []
     cluster, _, inside = engine.partition(":")
     each = (inside or "auto") if cluster == "slurm" else engine
-    request = Request(source, out, model, folds, speed, device, each, maps, report, force, chosen, synthesis, named)
+    request = Request(
+        *(source, out, model, folds, speed, device, each, maps, report, force, chosen, synthesis, named),
+        box=box, mirrors=mirrors, step=step, volume=volume,
+    )  # fmt: skip
     if cluster == "slurm":
         batch = _in_jobs(request, jobs, (time_limit, gpus, cpus, slurm or []))
     elif jobs is not None or slurm:

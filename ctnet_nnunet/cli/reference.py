@@ -24,8 +24,8 @@ def reference(
     Writes reference_volumes.json into the model's folder; `ctnet export` takes it along.
     """
     require_supported_nnunet()
+    from ctnet_nnunet.evaluation.reference import measure_reference, write_reference
     from ctnet_nnunet.inference.checked_json import read_json
-    from ctnet_nnunet.inference.reference import measure_reference, write_reference
 
     if not (model / "plans.json").is_file():
         raise DataError(f"{model}: holds no plans.json; give a trained model's folder with -m")

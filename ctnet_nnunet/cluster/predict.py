@@ -130,7 +130,11 @@ def _command(request: Request) -> tuple[str, ...]:
     words += ["-f", *request.folds] if request.folds else []
     words += [word for choice in request.channels for word in ("--channel", choice)]
     words += ["--synthesis", str(request.synthesis)] if request.synthesis is not None else []
-    return (*words, *(["--maps"] if request.maps else []), *(["--report"] if request.report else []))
+    words += ["--volume", request.volume] if request.volume is not None else []
+    words += ["--step", str(request.step)] if request.step is not None else []
+    if request.mirrors is not None:
+        words.append("--mirrors" if request.mirrors else "--no-mirrors")
+    return (*words, *(f"--{name}" for name in ("box", "maps", "report") if getattr(request, name)))
 
 
 def _keep_jobs(run: _Run, shards: list[Shard], numbers: list[str]) -> None:

@@ -16,7 +16,6 @@ from ctnet_nnunet.conversion.geometry import (
     Relation,
     compare_grids,
     on_grid_of,
-    orientation,
     resample_to,
     to_ras,
 )
@@ -26,6 +25,7 @@ from ctnet_nnunet.conversion.read import read_image
 from ctnet_nnunet.conversion.writer import case_files, write_image
 from ctnet_nnunet.errors import CTNetError, DataError
 from ctnet_nnunet.image_check import MAX_VOXELS, check_voxels
+from ctnet_nnunet.orientation import orientation
 
 
 @dataclass(frozen=True)

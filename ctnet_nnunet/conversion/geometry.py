@@ -34,13 +34,6 @@ def to_ras(image: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(image, "RAS") if image.GetDimension() == 3 else image
 
 
-def orientation(image: sitk.Image) -> str:
-    """Three letters such as ``LPS``: where the axes run to."""
-    if image.GetDimension() != 3:
-        return "2D"
-    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection()))
-
-
 def compare_grids(reference: sitk.Image, other: sitk.Image) -> tuple[Relation, float]:
     """How ``other`` relates to ``reference``, and the largest distance of their corners in mm.
 

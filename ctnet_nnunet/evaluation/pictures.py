@@ -21,14 +21,19 @@ from scipy.ndimage import zoom
 from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.evaluation.views import Slice, View, cut, shown_planes
 
-COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
-"""Okabe and Ito's palette, told apart with colour-blind eyes too."""
+COLOURS = (
+    *("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2"),
+    *("#9B6CFF", "#A6E22E", "#A0522D", "#00CED1", "#FF8FA3"),
+)
+"""Okabe and Ito's palette, told apart with colour-blind eyes too; then further ones, before any comes twice."""
 
 TRUTH_COLOUR = "#FFFFFF"
 PICTURE_WIDTH_INCH = 7.4
 SHOWN_PIXELS = 170
 """Slices are interpolated to about this many pixels on their longer side; viewers differ in how they enlarge."""
 
+_LOWEST_PANEL = 0.4
+"""Of the highest panel of a figure."""
 _EDGE = [withStroke(linewidth=2.2, foreground="black", alpha=0.65)]
 
 
@@ -58,7 +63,7 @@ def contour_figure(view: View, structures: Sequence[Structure], structure: Struc
     limits = np.percentile(view.scan, (1.0, 99.5))
     for panel, picture in zip(axes, slices, strict=True):
         _draw_slice(panel, picture, structures, (float(limits[0]), float(limits[1])))
-        _scale_bar(panel, _extent_mm(picture), _round_length(min(widths)))
+        _frame(panel, picture, _LOWEST_PANEL * height, _round_length(min(widths)))
     return figure
 
 
@@ -79,11 +84,8 @@ def _draw_slice(panel: Axes, picture: Slice, structures: Sequence[Structure], li
     for structure in structures:
         _outline(panel, structure.mask(picture.truth), picture, TRUTH_COLOUR, 1.0)
         _outline(panel, structure.mask(picture.prediction), picture, colour(structures, structure), 1.5)
-    panel.set_xlim(extent[0], extent[1])
-    panel.set_ylim(extent[2], extent[3])
     panel.set_axis_off()
     panel.set_anchor("C")
-    _letters(panel, picture)
 
 
 def _extent_mm(picture: Slice) -> tuple[float, float, float, float]:
@@ -109,6 +111,16 @@ def _outline(panel: Axes, mask: NDArray[np.bool_], picture: Slice, line_colour: 
     drawn.set_path_effects([withStroke(linewidth=width + 0.8, foreground="black", alpha=0.5)])
 
 
+def _frame(panel: Axes, picture: Slice, lowest: float, bar: int) -> None:
+    """Letters and scale bar; a few thick slices get black above and below, where they would lie on each other."""
+    left, right, bottom, top = _extent_mm(picture)
+    margin = max(0.0, lowest - bottom) / 2
+    panel.set_xlim(left, right)
+    panel.set_ylim(bottom + margin, top - margin)
+    _letters(panel, picture)
+    _scale_bar(panel, (right, top - margin, bottom + margin), bar)
+
+
 def _letters(panel: Axes, picture: Slice) -> None:
     left, right, top, bottom = picture.letters
     places = ((0.03, 0.5, left), (0.97, 0.5, right), (0.5, 0.955, top), (0.5, 0.045, bottom))
@@ -122,10 +134,11 @@ def _round_length(width: float) -> int:
     return max((n for n in (1, 2, 5, 10, 20, 50, 100) if n <= width / 3), default=1)
 
 
-def _scale_bar(panel: Axes, extent: tuple[float, float, float, float], length: int) -> None:
-    """A bar of ``length`` mm low on the right; all panels of a figure have one scale and one length."""
-    width, height = extent[1], extent[2]
-    right, y = width * 0.96, height * 0.96
+def _scale_bar(panel: Axes, shown: tuple[float, float, float], length: int) -> None:
+    """A bar of ``length`` mm low on the right of what is ``shown`` (width, top, bottom); all panels have one scale."""
+    width, top, bottom = shown
+    height = bottom - top
+    right, y = width * 0.96, bottom - 0.04 * height
     panel.plot([right - length, right], [y, y], color="white", linewidth=1.6, path_effects=_EDGE, solid_capstyle="butt")
     place = (right - length / 2, y - 0.018 * height)
     panel.text(*place, f"{length} mm", ha="center", va="bottom", **_SMALL)

@@ -18,10 +18,12 @@ TIMED_PASSES = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """What a scan costs: forward passes are the product of the first three.
+    """What a scan costs: forward passes are the product of the first three, and those of the search.
 
     Attributes:
         tiles, mirrors, folds: Of the sliding window.
+        search: Passes that find the box first.
+        whole: With a box: passes that the whole scan would take.
         seconds: Of the forward passes, as far as known.
         peak_bytes: Estimated resident memory of this process at its highest, as far as known.
     """
@@ -29,12 +31,14 @@ class Cost:
     tiles: int
     mirrors: int
     folds: int
+    search: int = 0
+    whole: int | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
 
     @property
     def passes(self) -> int:
-        return self.tiles * self.mirrors * self.folds
+        return self.tiles * self.mirrors * self.folds + self.search
 
 
 class Stopwatch:

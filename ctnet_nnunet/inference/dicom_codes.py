@@ -1,7 +1,8 @@
 """What a structure is called in DICOM: SNOMED CT where a code is known, else the label's own words in a private scheme.
 
 The SNOMED CT codes are those of DICOM PS3.16 (CID 7140, 7153 and the context groups of the organs); a test compares
-them with pydicom's copy. PS3.16 has none for the red, the subthalamic and the dentate nucleus.
+them with pydicom's copy, which is highdicom's too. PS3.16 has none for the red, the subthalamic and the dentate nucleus
+and for the two parts of the globus pallidus; the test fails when a new edition brings one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _ANATOMY = {
     "14738005": ("Globus Pallidus", "globus pallidus", "pallidum", "pallidus"),
     "42695009": ("Thalamus", "thalamus", "thalamus proper"),
     "70007007": ("Substantia nigra", "substantia nigra"),
+    "31428008": ("Corpus striatum", "corpus striatum", "striatum"),
+    "85637007": ("internal capsule", "internal capsule"),
+    "87463005": ("Cerebral fornix", "fornix"),
     "427667007": ("Nucleus Accumbens", "nucleus accumbens", "accumbens", "accumbens area"),
     "5366008": ("Hippocampus", "hippocampus"),
     "4958002": ("Amygdala", "amygdala"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,27 +13,57 @@ from torch import Tensor
 
 from ctnet_nnunet.inference.model import Model
 
+_SURE = 10.0
+"""The logit of background outside of a box: certain, and small enough not to drown its neighbours in resampling."""
+
 
 def labels_in_plan(logits: Tensor, model: Model) -> NDArray[Any]:
     """Labels (*grid) of logits (heads, *grid), in the same grid."""
     return _label(model, logits.shape[1:], lambda head: np.asarray(logits[head]))
 
 
-def labels_in_scan(logits: Tensor, model: Model, properties: dict[str, Any]) -> NDArray[Any]:
-    """Labels in the scan's grid, voxel for voxel those of nnU-Net's export.
+@dataclass(frozen=True)
+class Place:
+    """Where a box lies in the plan's grid of a scan."""
+
+    part: tuple[slice, ...]
+    grid: tuple[int, ...]
+
+    def whole(self, values: Tensor, outside: float) -> Tensor:
+        """A channel (*grid) of the box in the whole grid."""
+        array = torch.full(self.grid, outside, dtype=values.dtype)
+        array[self.part] = values
+        return array
+
+
+def labels_in_scan(
+    logits: Tensor, model: Model, properties: dict[str, Any], place: Place | None = None
+) -> NDArray[Any]:
+    """Labels in the scan's grid, voxel for voxel those of nnU-Net's export; with ``place`` background outside of it.
 
     nnU-Net resamples all classes and then takes the greatest; its resampling treats each class by itself, so the
     running maximum is the same and needs memory for one class only.
     """
     crop = tuple(properties["shape_after_cropping_and_before_resampling"])
-    labels = _label(model, crop, lambda head: np.asarray(resample(logits[head], model, properties)))
+    regions = model.plans.get_label_manager(model.dataset_json).has_regions
+
+    def channel(head: int) -> NDArray[Any]:
+        values = logits[head]
+        if place is not None:
+            values = place.whole(values, _SURE if head == 0 and not regions else -_SURE)
+        return np.asarray(resample(values, model, properties))
+
+    labels = _label(model, crop, channel)
     whole: NDArray[Any] = np.zeros(properties["shape_before_cropping"], dtype=labels.dtype)
     whole = insert_crop_into_image(whole, labels, properties["bbox_used_for_cropping"])
     return np.asarray(whole).transpose(model.plans.transpose_backward)
 
 
-def map_in_scan(values: Tensor, model: Model, properties: dict[str, Any]) -> NDArray[np.float32]:
-    """A float map (*grid) in the scan's grid; 0 where nnU-Net had cropped."""
+def map_in_scan(
+    values: Tensor, model: Model, properties: dict[str, Any], place: Place | None = None
+) -> NDArray[np.float32]:
+    """A float map (*grid) in the scan's grid; 0 where nnU-Net had cropped, and outside of ``place``."""
+    values = values if place is None else place.whole(values, 0.0)
     resampled = np.asarray(resample(values, model, properties), dtype=np.float32)
     whole: NDArray[np.float32] = np.zeros(properties["shape_before_cropping"], dtype=np.float32)
     whole = insert_crop_into_image(whole, resampled, properties["bbox_used_for_cropping"])

@@ -31,7 +31,7 @@ class Measurement:
         fold_sd_ml: Standard deviation of the folds' volumes, in the plan's grid.
         fold_dice: Mean Dice between pairs of folds: 1 where all agree.
         entropy: Mean uncertainty of the ensemble within the structure, 0 to 1.
-        flags: ``empty``, ``touches the border of the scan``, ``folds disagree``.
+        flags: ``empty``, ``touches the border of the scan``, ``touches the border of the box``, ``folds disagree``.
     """
 
     case: str
@@ -65,7 +65,7 @@ def measure(
                 fold_sd_ml=summarise(int(fold.sum()) * prediction.voxel_ml for fold in folds).sd,
                 fold_dice=agreement,
                 entropy=summarise(entropies).mean,
-                flags=_flags(mask, agreement),
+                flags=_flags(mask, agreement, not prediction.cut_off.isdisjoint(structure.labels)),
             )
         )
     return found
@@ -87,13 +87,15 @@ def as_plain(measurement: Measurement) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
 
-def _flags(mask: NDArray[np.bool_], agreement: float) -> tuple[str, ...]:
+def _flags(mask: NDArray[np.bool_], agreement: float, cut_off: bool) -> tuple[str, ...]:
     flags = []
     if not mask.any():
         flags.append("empty")
     thick = [axis for axis, size in enumerate(mask.shape) if size > 1]
     if any(mask.take(end, axis).any() for axis in thick for end in (0, -1)):
         flags.append("touches the border of the scan")
+    if cut_off:
+        flags.append("touches the border of the box")
     if agreement < LOW_AGREEMENT:
         flags.append("folds disagree")
     return tuple(flags)

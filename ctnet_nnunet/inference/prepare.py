@@ -15,17 +15,19 @@ import SimpleITK as sitk
 from pydicom import dcmread
 
 from ctnet_nnunet.conversion.cases import Image
-from ctnet_nnunet.conversion.geometry import Relation, compare_grids, orientation, with_axes_of
+from ctnet_nnunet.conversion.geometry import Relation, compare_grids, with_axes_of
 from ctnet_nnunet.conversion.read import IMAGE_ENDINGS, read_image
 from ctnet_nnunet.conversion.writer import write_image
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.files import sha256
 from ctnet_nnunet.image_check import MAX_VOXELS, check_image_file, check_voxels, read_image_header, refuse_other_grids
 from ctnet_nnunet.inference.inputs import Case
+from ctnet_nnunet.orientation import letters_of, orientation
 
 CONVERTED = "RAS"
 """How `ctnet convert` stores every scan, and so what DICOM is turned to where the model says nothing."""
-_TURNS_ITSELF = {"NibabelIOWithReorient"}
+TURNS_ITSELF = {"NibabelIOWithReorient"}
+"""Readers that turn a scan to RAS by themselves."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ def prepare(case: Case, ending: str, reader: str, trained: str | None, folder: P
         DataError: An image that cannot be read or used, channels on different grids.
         SetupError: It needs dcm2niix, which is not installed.
     """
-    plain = [image for image in case.images if not image.slices and image.path.name.endswith(ending)]
+    plain = [i for i in case.images if not i.slices and i.volume is None and i.path.name.endswith(ending)]
     if len(plain) == len(case.images):
         headers = [check_image_file(image.path, voxels=True) for image in case.images]
-        letters = _letters(headers[0].direction)
-        turning = trained is not None and reader not in _TURNS_ITSELF and letters not in ("2D", trained)
+        letters = letters_of(headers[0].direction)
+        turning = trained is not None and reader not in TURNS_ITSELF and letters not in ("2D", trained)
         if not turning:
             names = [image.path.name for image in case.images]
             refuse_other_grids(case.name, list(zip(names, headers, strict=True)))
@@ -91,7 +93,8 @@ def back_to_the_scan(labels: Path, prepared: Prepared) -> sitk.Image:
 def identity(image: Image) -> dict[str, Any]:
     """What identifies an input in a record: a file's hash; for a series its ids and hashes over ids and pixels."""
     if not image.slices:
-        return {"file": image.path.name, "sha256": sha256(image.path)}
+        volume = {} if image.volume is None else {"volume": image.volume}
+        return {"file": image.path.name, **volume, "sha256": sha256(image.path)}
     instances, pixels = hashlib.sha256(), hashlib.sha256()
     series = ""
     for file in image.slices:
@@ -128,7 +131,7 @@ def _convert(case: Case, ending: str, letters: str | None, reader: str, folder: 
     if letters and own not in ("2D", letters):
         notes.append(f"turned from {own} to {letters}, as the model's scans lie; the labels are turned back")
     header = read_image_header(files[0])
-    return Prepared(tuple(files), header.spacing, header.size, _letters(header.direction), grid, tuple(notes))
+    return Prepared(tuple(files), header.spacing, header.size, letters_of(header.direction), grid, tuple(notes))
 
 
 def _on_grid(grid: sitk.Image, image: sitk.Image, where: Image) -> sitk.Image:
@@ -147,9 +150,3 @@ def _empty(image: sitk.Image) -> sitk.Image:
     grid = sitk.Image(image.GetSize(), sitk.sitkUInt8)
     grid.CopyInformation(image)
     return grid
-
-
-def _letters(direction: tuple[float, ...]) -> str:
-    if len(direction) != 9:
-        return "2D"
-    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))

@@ -13,12 +13,12 @@ from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.cases import LabelScheme
 from ctnet_nnunet.evaluation.metrics import IGNORE
 from ctnet_nnunet.evaluation.pictures import Picture, colour, contour_figure, svg_uri
+from ctnet_nnunet.evaluation.reference import Reference
 from ctnet_nnunet.evaluation.report import duration, style_sheet
 from ctnet_nnunet.evaluation.views import read_view
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.inference.model import Model
-from ctnet_nnunet.inference.reference import Reference
 from ctnet_nnunet.inference.run import Batch
 from ctnet_nnunet.inference.volume_figure import volume_figure
 
@@ -34,7 +34,7 @@ def write_scan_page(out: Path, model: Model, batch: Batch, case: str) -> None:
     page = _environment().get_template("scan.html").render(
         case=case, viewer=_write_viewer(out, case, batch), volumes=_volume_picture(case, batch),
         pictures=_pictures(case, model, batch), rows=_rows(case, batch), warnings=batch.warnings[case],
-        seconds=batch.seconds[case], files=[str(image.path.name) for image in batch.cases[case].images],
+        box=_box(case, batch), seconds=batch.seconds[case], files=[str(image.path.name) for image in batch.cases[case].images],
         **_shared(model, batch),
     )  # fmt: skip
     write_text(out / f"{case}.html", page)
@@ -97,8 +97,14 @@ def _write_viewer(out: Path, case: str, batch: Batch) -> str:
     from ctnet_nnunet.inference.viewer import write_viewer
 
     name = f"{case}_viewer.html"
-    write_viewer(scan, labels, values, case, out / name)
+    names = {value: structure.name for value, structure in zip(values, batch.structures, strict=True)}
+    write_viewer(scan, labels, names, case, out / name)
     return name
+
+
+def _box(case: str, batch: Batch) -> str:
+    """What was done about the box; empty where nobody asked for one."""
+    return batch.boxes[case].words if case in batch.boxes else ""
 
 
 def _volume_picture(case: str, batch: Batch) -> Picture | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,17 +18,20 @@ import torch
 from ctnet_nnunet.errors import CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation import provenance
 from ctnet_nnunet.evaluation.metrics import Structure, structures_from_labels
+from ctnet_nnunet.evaluation.reference import FAR, Reference, differences, patient_axes, reference_of
 from ctnet_nnunet.files import write_text
+from ctnet_nnunet.inference.boxed import BoxJob, Outcome, require_extent
 from ctnet_nnunet.inference.cost import Cost
 from ctnet_nnunet.inference.deliver import Delivery, make_folder
 from ctnet_nnunet.inference.engine import Engine
 from ctnet_nnunet.inference.ensemble import Ensemble
 from ctnet_nnunet.inference.inputs import Case, Found, Wanted, find_cases, in_zip
+from ctnet_nnunet.inference.inputs_volumes import check_choice, choose_volumes
 from ctnet_nnunet.inference.measure import Measurement, as_csv, as_plain, measure
 from ctnet_nnunet.inference.missing import MissingPairs
 from ctnet_nnunet.inference.model import Model, load_model
 from ctnet_nnunet.inference.prepare import CONVERTED, Prepared, identity, prepare
-from ctnet_nnunet.inference.reference import Reference, differences, patient_axes, reference_of
+from ctnet_nnunet.inference.speed import speed_of
 from ctnet_nnunet.laterality import sided_labels
 
 SPACING_FACTOR = 2.0
@@ -49,7 +53,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to predict, with what, into where."""
+    """What to predict, with what, into where; ``mirrors`` and ``step`` in place of those of ``speed``."""
 
     source: Path
     out: Path
@@ -64,6 +68,10 @@ class Request:
     channels: Sequence[str] = ()
     synthesis: Path | None = None
     only: Sequence[str] = ()
+    box: bool = False
+    mirrors: bool | None = None
+    step: float | None = None
+    volume: str | None = None
 
 
 @dataclass
@@ -83,6 +91,8 @@ class Batch:
     companions: dict[str, list[Path]] = field(default_factory=dict)
     measurements: dict[str, list[Measurement]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    boxes: dict[str, Outcome] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -94,6 +104,7 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         SetupError, DataError, PlanError, CheckpointError: If nothing can be predicted at all.
     """
     device = torch_device(request.device)
+    check_choice(request.volume)
     model = load_model(request.model, request.folds)
     with tempfile.TemporaryDirectory(prefix="ctnet-predict-") as temporary:
         workspace = Path(temporary)
@@ -101,11 +112,15 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         names = list(model.dataset_json["channel_names"].values())
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
         found = narrowed(find_cases(request.source, wanted, workspace), request)
+        choose_volumes(found, request.volume)
         structures = structures_from_labels(model.dataset_json["labels"])
+        if request.box:
+            require_extent(reference_of(model.extras, model.source), model.source)
         delivery = Delivery(model, structures, request.out, workspace, found.bids_root)
         _refuse_existing(request, delivery, found.cases)
         _require_writable(request.out)
-        ensemble = Ensemble(model, device, request.speed, progress.passed, request.engine, progress.line)
+        speed = speed_of(request.speed).changed(request.mirrors, request.step)
+        ensemble = Ensemble(model, device, speed, progress.passed, request.engine, progress.line)
         return _predict_all(request, ensemble, missing, delivery, found, progress)
 
 
@@ -123,7 +138,7 @@ def _predict_all(
     for number, case in enumerate(found.cases, start=1):
         begun = time.monotonic()
         try:
-            _predict_case(ensemble, missing, case, delivery, request.maps, batch, progress, (number, len(found.cases)))
+            _predict_case(ensemble, missing, case, delivery, request, batch, progress, (number, len(found.cases)))
         except CTNetError as error:
             batch.failures[case.name] = in_zip(str(error), request.source, delivery.workspace)
             progress.line(f"{case.name}: FAILED: {batch.failures[case.name]}")
@@ -166,7 +181,7 @@ def _predict_case(
     missing: MissingPairs,
     case: Case,
     delivery: Delivery,
-    maps: bool,
+    request: Request,
     batch: Batch,
     progress: Progress,
     place: tuple[int, int],
@@ -178,13 +193,28 @@ def _predict_case(
     model.check_resampled(prepared.size, prepared.spacing, case.images[0].path)
     for note in prepared.notes:
         progress.line(f"{case.name}: {note}")
-    warnings = [*missing.words(case), *_warnings(prepared, model, batch.reference, case)]
+    warnings = [*missing.words(case), *_warnings(prepared, model, batch.reference, case, request.box)]
     for warning in warnings:
         progress.line(f"{case.name}: WARNING: {warning}")
     image, properties = ensemble.preprocess(prepared.files)
-    progress.case(*place, case.name, ensemble.cost(image, properties))
-    with missing.bridged(case, image) as complete:
-        prediction = ensemble.predict(complete, properties, maps)
+    before = ensemble.passes
+    bridge = partial(missing.bridged, case)
+
+    def begin(cost: Cost) -> None:
+        progress.case(*place, case.name, cost)
+
+    if request.box and batch.reference is not None:
+        job = BoxJob(ensemble, prepared, batch.structures, batch.reference, bridge, begin)
+        prediction, batch.boxes[case.name] = job.predict(image, properties, request.maps)
+        progress.line(f"{case.name}: {batch.boxes[case.name].words}")
+        for warning in batch.boxes[case.name].warnings:
+            progress.line(f"{case.name}: WARNING: {warning}")
+            warnings.append(warning)
+    else:
+        begin(ensemble.cost(image, properties))
+        with bridge(image) as complete:
+            prediction = ensemble.predict(complete, properties, request.maps)
+    batch.passes[case.name] = ensemble.passes - before
     make_folder(delivery.out)  # not before: of a batch that fails as a whole nothing is left
     on_scan = delivery.write_labels(case, prepared, prediction.labels, properties)
     for name, values in prediction.maps.items():
@@ -203,7 +233,9 @@ def _predict_case(
         progress.line(f"{case.name}: FAILED beside its label map: {error}")
 
 
-def _warnings(prepared: Prepared, model: Model, reference: Reference | None, case: Case) -> list[str]:
+def _warnings(
+    prepared: Prepared, model: Model, reference: Reference | None, case: Case, box: bool = False
+) -> list[str]:
     """What makes this scan unlike the training cases, by its header."""
     sided = sided_labels(model.dataset_json["labels"]).any and prepared.letters != "2D"
     unknown = reference is None or reference.orientation is None
@@ -215,7 +247,10 @@ def _warnings(prepared: Prepared, model: Model, reference: Reference | None, cas
         )
     if reference is not None:
         spacing, extent = patient_axes(prepared.letters, prepared.spacing, prepared.size)
-        return [*warnings, *(f"{text}; check the result" for text in differences(reference, spacing, extent))]
+        larger = len(extent) == 3 and any(a > FAR * b for a, b in zip(extent, reference.extent_mm.high, strict=True))
+        hint = "; --box predicts only where the structures are" if larger and reference.places_mm and not box else ""
+        far = differences(reference, spacing, extent)
+        return [*warnings, *(f"{text}; check the result{hint if 'view' in text else ''}" for text in far)]
     planned = sorted(float(size) for size in model.configuration.spacing)
     given = sorted(float(size) for size in prepared.spacing)[-len(planned) :]
     far = [f"{a:.2g} mm instead of {b:.2g}" for a, b in zip(given, planned, strict=True)
@@ -250,8 +285,10 @@ def _write_tables(
                 "inputs": inputs,
                 "labels": batch.labels[case].relative_to(request.out).as_posix(),
                 "companions": [file.name for file in batch.companions.get(case, [])],
+                "passes": batch.passes[case],
                 "seconds": batch.seconds.get(case),
                 "warnings": batch.warnings[case],
+                **({"box": asdict(batch.boxes[case])} if case in batch.boxes else {}),
             }
             for case, inputs in batch.inputs.items()
         },

@@ -100,7 +100,7 @@ def _source(file: Path) -> Dataset:
     for keyword in _MAY_BE_EMPTY:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID"):
         if not dataset.get(keyword):
             raise DataError(f"{file}: has no {keyword}, which a DICOM-SEG must refer to; use the label map")
     return dataset

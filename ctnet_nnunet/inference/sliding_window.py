@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,12 +39,20 @@ class Window:
         axes = [axis + 2 for axis in self.mirror_axes]
         return [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
 
+    def patch_in(self, axes: int) -> tuple[int, ...]:
+        """The patch in a grid of so many axes: a 2d one is a slice of one voxel."""
+        return (*(1,) * (axes - len(self.patch)), *self.patch)
+
     def starts(self, grid: Sequence[int]) -> list[list[int]]:
         """Where tiles begin, axis by axis; ``grid`` is at least as large as the patch."""
         if len(self.patch) < len(grid):
             steps = compute_steps_for_sliding_window(tuple(grid[1:]), self.patch, self.step)
             return [list(range(grid[0])), *steps]
         return compute_steps_for_sliding_window(tuple(grid), self.patch, self.step)
+
+    def count(self, grid: Sequence[int]) -> int:
+        """How many tiles cover a grid."""
+        return math.prod(len(starts) for starts in self.starts(grid))
 
     def tiles(self, starts: Sequence[Sequence[int]]) -> list[Tile]:
         """Index of each tile into an image (C, *grid)."""

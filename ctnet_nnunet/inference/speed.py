@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ctnet_nnunet.errors import SetupError
 
@@ -20,6 +20,20 @@ class Speed:
     mirrors: bool
     step: float
     folds: int | None
+
+    def changed(self, mirrors: bool | None, step: float | None) -> Speed:
+        """With other mirroring or steps, where not None.
+
+        Raises:
+            SetupError: A step that leaves gaps or does not move.
+        """
+        if step is not None and not 0 < step <= 1:
+            raise SetupError(f"--step {step:g}: more than 0 and at most 1, a share of the patch")
+        return replace(
+            self,
+            mirrors=self.mirrors if mirrors is None else mirrors,
+            step=self.step if step is None else step,
+        )
 
 
 # docs/benchmarks.md says what "fast" costs in Dice.

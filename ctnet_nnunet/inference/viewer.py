@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -32,19 +33,19 @@ _POLICY = (
 )
 
 
-def write_viewer(scan: Path, labels: Path, values: list[int], title: str, target: Path) -> None:
+def write_viewer(scan: Path, labels: Path, names: Mapping[int, str], title: str, target: Path) -> None:
     """Write the page of a scan and its label map on the same 3D grid.
 
     Args:
-        values: The label values, in the order of the structures' colours.
+        names: Label value → structure, in the order of the structures' colours.
         title: Of the page.
     """
     background, overlay = _image(scan), _image(labels)
     array = np.asarray(overlay.dataobj)
     shown = np.zeros(array.shape, np.float32)
-    for number, value in enumerate(values, start=1):
+    for number, value in enumerate(names, start=1):
         shown[array == value] = number
-    colours = ListedColormap([COLOURS[number % len(COLOURS)] for number in range(len(values))])
+    colours = ListedColormap([COLOURS[number % len(COLOURS)] for number in range(len(names))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on templates and fonts; nothing that the reader of the page could act on
         view = view_img(
@@ -54,7 +55,7 @@ def write_viewer(scan: Path, labels: Path, values: list[int], title: str, target
             cmap=colours,
             threshold=0.5,
             vmin=0.5,
-            vmax=len(values) + 0.5,
+            vmax=len(names) + 0.5,
             symmetric_cmap=False,
             resampling_interpolation="nearest",
             opacity=0.6,
@@ -62,8 +63,23 @@ def write_viewer(scan: Path, labels: Path, values: list[int], title: str, target
             black_bg=True,
             radiological=True,
         )
-    page = _LINK.sub("", view.get_standalone()).replace("<head>", f"<head>\n{_POLICY}<title>{escape(title)}</title>", 1)
-    write_text(target, page)
+    page = _LINK.sub("", view.get_standalone())
+    page = page.replace("<head>", f"<head>\n{_POLICY}<title>{escape(title)}</title>", 1)
+    write_text(target, page.replace("<body>", f"<body>\n{_legend(title, list(names.values()))}", 1))
+
+
+def _legend(title: str, names: list[str]) -> str:
+    """Which colour is what, above the planes."""
+    items = [
+        '<span style="white-space:nowrap;margin-right:1.2em"><span style="display:inline-block;width:0.8em;'
+        f'height:0.8em;margin-right:0.4em;background:{COLOURS[number % len(COLOURS)]}"></span>{escape(name)}</span>'
+        for number, name in enumerate(names)
+    ]
+    style = "font-family:sans-serif;line-height:1.6;margin:0.4em 0"
+    return (
+        f'<div style="{style}"><strong>{escape(title)}</strong>. Click or drag in a plane to move the others. '
+        f"The patient’s right is on the left.<br>{''.join(items)}</div>"
+    )
 
 
 def _image(file: Path) -> nibabel.Nifti1Image:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from ctnet_nnunet.evaluation.metrics import Structure
 from ctnet_nnunet.evaluation.pictures import PICTURE_WIDTH_INCH, colour
 from ctnet_nnunet.evaluation.plots import sober
-from ctnet_nnunet.inference.reference import Reference
+from ctnet_nnunet.evaluation.reference import Reference
 
 _ROW_INCH = 0.3
 

@@ -24,6 +24,7 @@ from ctnet_nnunet.trainers.lateral_mirroring import (
     plan_mirroring,
     with_lateral_mirroring,
 )
+from ctnet_nnunet.trainers.reference import keep_reference
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 
@@ -151,6 +152,9 @@ class nnUNetTrainerCTNet(ResilientTrainer):
     @reports_user_errors
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            line = keep_reference(Path(self.output_folder_base), Path(self.preprocessed_dataset_folder_base))
+            self.print_to_log_file(line)
 
 
 def to_device(target: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ctnet_nnunet import ranks
 from ctnet_nnunet.checkpoints import random_state, remove_partial
 from ctnet_nnunet.cores import compute_threads
 from ctnet_nnunet.errors import DataError, PlanError, SetupError, TrainingError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import SimpleITK as sitk
 
 from ctnet_nnunet.benchmark.predict import Job, Row, _compare, markdown, peak_of_child, read_job
+from ctnet_nnunet.benchmark.trade_off import measure_trade_off, settings_of, trade_off_table
 from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.evaluation.metrics import Structure
+from tests.inference.threshold_model import write_model
 
 
 def write(folder: Path, voxels: int) -> None:
@@ -63,3 +66,23 @@ def test_the_peak_is_the_child_s(tmp_path: Path) -> None:
     assert 200e6 < peak < 400e6
     with pytest.raises(SetupError, match="gone wrong"):
         peak_of_child([sys.executable, "-c", "raise SystemExit('gone wrong')"], tmp_path)
+
+
+def test_the_trade_off(tmp_path: Path) -> None:
+    """Real commands on a model of two equal folds, whose answer is known."""
+    model = write_model(tmp_path / "model", ("a", "b"))
+    shutil.copytree(model / "fold_0", model / "fold_1")
+    values = np.random.default_rng(0).integers(0, 3, (12, 11, 10)).astype(np.int16)
+    for folder, name in ((tmp_path / "in", "x_0000"), (tmp_path / "truth", "x")):
+        folder.mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(folder / f"{name}.nii.gz"))
+    job = read_job(tmp_path / "in", model, [], tmp_path / "truth")
+    assert [(row.mirrors, row.step, len(row.folds)) for row in settings_of(job.folds)][1:] == [
+        (mirrors, step, folds) for folds in (2, 1) for mirrors in (True, False) for step in (0.5, 0.75)
+    ]
+    rows = [settings_of(job.folds)[number] for number in (0, -1)]
+    measure_trade_off(job, rows, "torch", 1, lambda line: None)
+    best, fast = rows
+    assert (best.passes, fast.passes) == (2 * 8, 8)
+    assert (best.dice_to_best, fast.dice_to_best, fast.dice) == (1.0, 1.0, 1.0)
+    assert trade_off_table(rows)[3].startswith("| bf16 | no | 0.75 | 1 | 8 |")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from ctnet_nnunet.conversion.geometry import Relation, compare_grids, orientation, resample_to, to_ras
+from ctnet_nnunet.conversion.geometry import Relation, compare_grids, resample_to, to_ras
+from ctnet_nnunet.orientation import orientation
 from tests.conversion.fakes import all_points, scan, values_at
 
 

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from ctnet_nnunet.checkpoints import HEADS
+from ctnet_nnunet.trainers.reference import keep_reference
 from tests.end_to_end.commands import run_warm
 from tests.end_to_end.conftest import MainJob
 from tests.end_to_end.tiny import PRETRAINER
@@ -91,6 +92,15 @@ def test_every_fold_was_validated(main_job: MainJob) -> None:
         folder = main_job.tiny.fold(fold) / "validation"
         assert {file.name for file in folder.glob("*.nii.gz")} == {f"{case}.nii.gz" for case in split["val"]}
         assert "foreground_mean" in json.loads((folder / "summary.json").read_text())
+
+
+def test_the_training_cases_were_measured_behind_the_first_fold(main_job: MainJob) -> None:
+    model = main_job.tiny.fold(0).parent
+    reference = json.loads((model / "reference_volumes.json").read_text())
+    assert reference["cases"] == 5 and set(reference["volumes_ml"]) == {"left blob", "right blob"}
+    assert "measured 5 training cases for ctnet predict" in main_job.finished["fold 0"].stdout
+    assert not (main_job.tiny.pretrained().parent.parent / "reference_volumes.json").exists()
+    assert "were not measured" in keep_reference(model.parent, main_job.tiny.preprocessed / "nowhere")
 
 
 def test_pretraining_used_all_scans_and_says_how_to_go_on(main_job: MainJob) -> None:

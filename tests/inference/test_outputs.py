@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.evaluation.reference import differences, measure_reference, patient_axes
 from ctnet_nnunet.inference.dicom_codes import all_codes, coded
-from ctnet_nnunet.inference.reference import differences, measure_reference, patient_axes, spacing_and_extent
 from tests.inference.test_run import predict
 from tests.inference.test_sides import LABELS, phantom
 from tests.inference.threshold_model import write_model
@@ -44,6 +44,8 @@ def test_the_reference_is_what_the_label_maps_hold(model: Path) -> None:
     arrays = [sitk.GetArrayFromImage(phantom(seed, np.eye(3))) for seed in range(3)]
     assert content["volumes_ml"]["red nucleus"] == pytest.approx(sorted((a == 3).sum() / 1000 for a in arrays))
     assert content["extent_mm"] == {"low": [9, 8, 7], "high": [9, 8, 7]}
+    assert content["structures_mm"] == {"low": [9, 8, 7], "high": [9, 8, 7]}
+    assert content["places_mm"]["red nucleus"] == {"low": [-4.5, -4, -3.5], "high": [4.5, 4, 3.5]}
     again = measure_reference(model.parent / "labels", model / "dataset.json", "d")
     assert differences(again, [1, 1, 1], [9, 8, 7]) == []
     assert "field of view far" in differences(again, [1, 1, 1], [9, 8, 30])[0]
@@ -57,7 +59,7 @@ def test_the_axes_of_a_header_are_those_of_the_image() -> None:
     image.SetSpacing((1.0, 2.0, 3.0))
     turned = sitk.DICOMOrient(image, "SAL")
     letters = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(turned.GetDirection())
-    assert patient_axes(letters, turned.GetSpacing(), turned.GetSize()) == spacing_and_extent(image)
+    assert patient_axes(letters, turned.GetSpacing(), turned.GetSize()) == ([1, 2, 3], [4, 10, 18])
 
 
 def test_bids(model: Path, tmp_path: Path) -> None:
@@ -90,6 +92,8 @@ def test_the_codes_are_those_of_dicom() -> None:
     known = {code: {m.lower() for m in meanings} for code, meanings in _meanings(concepts["SCT"]).items()}
     for code in all_codes():
         assert code.meaning.lower() in known[code.value], code
+    words = {word for meanings in known.values() for word in meanings}
+    assert not [word for word in words if re.search("red nucleus|subthalamic|dentate nucleus|pallidus (in|ex)t", word)]
     left, pallidum = coded("Left-Pallidum"), coded("pallidum_R")
     assert (left.type, left.side.meaning) == (pallidum.type, "Left")  # type: ignore[union-attr]
     assert coded("left ventricle").type.value == "87878005"
@@ -115,6 +119,7 @@ def test_report_and_viewer(model: Path, tmp_path: Path) -> None:
     viewer = (tmp_path / "out" / "scan_viewer.html").read_text()
     assert not re.findall(r"""src=["']?(?:https?:)?//|<link\b[^>]*href|@import""", page + viewer)
     assert "default-src 'none'" in viewer
+    assert "red nucleus</span>" in viewer
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here: the viewer was written, not run")
