@@ -78,7 +78,7 @@ def compare_starts(runs: Runs, tell: Callable[[str], None]) -> Figures:
     """
     cases = _cases(runs)
     if len(cases) < 2:
-        raise DataError(f"{runs.data}: {len(cases)} labelled scan{'s' if len(cases) != 1 else ''}; leaving one out takes two")
+        raise DataError(f"{runs.data}: leaving one out takes two labelled scans, there are {len(cases)}")
     place = _prepare(runs)
     _make_dataset(runs, cases)
     dataset = ("-d", str(NUMBER), "-c", CONFIGURATION)

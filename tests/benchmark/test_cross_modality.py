@@ -59,10 +59,10 @@ def test_scans_are_cropped_around_their_labels(tmp_path: Path) -> None:
     _make_dataset(Runs(data, work, (8, 10, 32), (4, 4, 4), 2, 4, 1, 1e-4, 1, "cpu"), ["c"])
     raw = next((work / "nnUNet_raw").iterdir())
     cropped = sitk.ReadImage(str(raw / "labelsTr" / "c.nii.gz"))
-    assert cropped.GetSize() == (16, 10, 8) and cropped.GetOrigin() == (0.0, 4.0, 12.0)
+    assert cropped.GetSize() == (16, 10, 8) and cropped.GetOrigin() == (0.0, 3.0, 12.0)
     assert sitk.GetArrayFromImage(cropped).sum() == label.sum()
     second = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "imagesTr" / "c_0001.nii.gz")))
-    assert np.array_equal(second, image[12:20, 4:14] + 1)
+    assert np.array_equal(second, image[12:20, 3:13] + 1)
     assert json.loads((raw / "dataset.json").read_text())["numTraining"] == 1
 
 
@@ -75,7 +75,7 @@ def test_the_box_of_a_scan_without_labels_lies_in_its_middle() -> None:
     [
         (["--patch", "48,48"], "--patch '48,48': three numbers"),
         (["--box", "a,b,c"], "--box 'a,b,c': three numbers"),
-        ([], "0 labelled scans; leaving one out takes two"),
+        ([], "two labelled scans, there are 0"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, words: list[str], message: str) -> None:
