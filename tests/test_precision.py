@@ -58,3 +58,25 @@ def test_older_gpus_get_fp16(native: bool, expected: torch.dtype, monkeypatch: p
 def test_other_devices_compute_in_float32() -> None:
     assert precision.bfloat16_supported(torch.device("mps")) is False
     assert product_type(torch.device("mps")) is torch.float32
+
+
+@pytest.mark.parametrize(("depth", "kernel", "stride"), [(2, 3, 1), (2, 3, (1, 2, 2)), (3, 4, 1), (4, 3, 1)])
+def test_gradients_of_shallow_volumes_are_right(
+    depth: int, kernel: int, stride: int | tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a plain bf16 autocast the first three leave a part of the gradient to what lay in memory before."""
+    monkeypatch.setattr(precision, "bfloat16_supported", lambda device: True)
+    convolution = torch.nn.Conv3d(16, 16, kernel, stride, padding=1)
+    image = torch.randn(1, 16, depth, 6, 6)
+    gradients = []
+    for enabled in (False, True):
+        convolution.zero_grad(set_to_none=True)
+        for size in (64, 1000, 5000, 20000):  # given back at once: what the next ones find in their memory
+            torch.full((size,), float("nan"))
+        with precision.autocast(CPU, enabled):
+            output = convolution(image)
+        output.float().square().sum().backward()
+        gradients.append(convolution.weight.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.05 * float(gradients[0].abs().max()))
+    with torch.no_grad(), precision.autocast(CPU, True):
+        assert convolution(image).dtype is torch.bfloat16

@@ -34,7 +34,8 @@ class Image:
 class Case:
     """One scan with all its channels; without ``label`` it goes to imagesUn, or where ``part`` says.
 
-    ``patient`` groups the folds; an empty one is a patient of its own.
+    ``patient`` groups the folds; an empty one is a patient of its own. ``missing`` are channels that it lacks where the
+    source was told that it may; ``images`` are the others.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     patient: str = ""
     site: str = ""
     part: str = ""
+    missing: tuple[int, ...] = ()
 
     @property
     def destination(self) -> str:

@@ -56,14 +56,20 @@ class MeanOverOutputs(nn.Module):
 
     Args:
         loss: Of logits and target.
+
+    Attributes:
+        each: The loss of every output, the last time.
     """
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
+        self.each: list[float] = []
 
     def forward(self, outputs: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:
         """Outputs (fused, a's, b's), or the fused alone, and the target, alone or in a list of one → a scalar."""
         target = target if isinstance(target, Tensor) else target[0]
         outputs = [outputs] if isinstance(outputs, Tensor) else outputs
-        return torch.stack([self.loss(output, target) for output in outputs]).mean()
+        losses = torch.stack([self.loss(output, target) for output in outputs])
+        self.each = losses.detach().tolist()
+        return losses.mean()

@@ -51,13 +51,22 @@ class Case:
 class Wanted:
     """What the model takes: its channels' names and file ending, and the user's choice of series (``NAME=CHOICE``).
 
-    A case in nnU-Net's naming may lack all channels of one of the groups in ``optional``.
+    A case may lack all channels of one of the groups in ``optional``, and then no other.
     """
 
     channels: Sequence[str]
     ending: str
     choices: Sequence[str] = ()
     optional: Sequence[Sequence[int]] = ()
+
+    def may_lack(self, missing: Sequence[int]) -> bool:
+        """Whether these channels are a whole group that a case may lack."""
+        return sorted(missing) in [sorted(group) for group in self.optional]
+
+    def what_may_be_missing(self) -> str:
+        """The end of a message about a missing channel, for a model that gets along without a whole group."""
+        groups = " or ".join(f"({', '.join(self.channels[number] for number in group)})" for group in self.optional)
+        return f"; a scan may lack {groups} as a whole" if groups else ""
 
     def choice_of(self) -> dict[str, str]:
         """Channel → choice.
@@ -101,6 +110,12 @@ def find_cases(source: Path, wanted: Wanted, workspace: Path) -> Found:
         raise DataError(in_zip(str(error), source, workspace)) from None
     found.failures = {name: in_zip(reason, source, workspace) for name, reason in found.failures.items()}
     return found
+
+
+def standing_in(images: Sequence[Image | None]) -> tuple[Image, ...]:
+    """The images of a case, the first that is there in the place of each that is missing."""
+    there = next(image for image in images if image is not None)
+    return tuple(image or there for image in images)
 
 
 def in_zip(text: str, archive: Path, workspace: Path) -> str:
@@ -161,7 +176,7 @@ def _find_images(source: Path, files: list[Path], wanted: Wanted) -> Found:
             for file in _image_files(source.parent, ending)
             if (name := _stem(file, ending))[:-5] == wanted_stem and _CHANNEL.search(name)
         }
-    return _by_number(stems, channels, [sorted(group) for group in wanted.optional])
+    return _by_number(stems, wanted)
 
 
 def _unique(stems: dict[Path, str]) -> Found:
@@ -175,7 +190,8 @@ def _unique(stems: dict[Path, str]) -> Found:
     return found
 
 
-def _by_number(stems: dict[Path, str], channels: int, optional: Sequence[list[int]]) -> Found:
+def _by_number(stems: dict[Path, str], wanted: Wanted) -> Found:
+    channels = len(wanted.channels)
     grouped: dict[str, dict[int, Path]] = {}
     found = Found()
     for file, name in stems.items():
@@ -185,14 +201,12 @@ def _by_number(stems: dict[Path, str], channels: int, optional: Sequence[list[in
         numbers[int(name[-4:])] = file
     for name, numbers in grouped.items():
         missing = [number for number in range(channels) if number not in numbers]
-        if missing in optional and len(numbers) + len(missing) == channels and name not in found.failures:
-            stand_in = numbers[min(numbers)]
-            images = tuple(Image(numbers.get(number, stand_in)) for number in range(channels))
-            found.cases.append(Case(name, images, missing=tuple(missing)))
-        elif missing or len(numbers) != channels:
-            number = missing[0] if missing else max(numbers)
-            problem = "is missing" if missing else "is one too many"
-            found.failures[name] = f"channel {number:04d} {problem}: the model wants {channels}"
+        if len(numbers) + len(missing) != channels:
+            found.failures[name] = f"channel {max(numbers):04d} is one too many: the model wants {channels}"
+        elif missing and not wanted.may_lack(missing):
+            lacking = f"channel {missing[0]:04d} is missing: the model wants {channels}"
+            found.failures[name] = lacking + wanted.what_may_be_missing()
         elif name not in found.failures:
-            found.cases.append(Case(name, tuple(Image(numbers[number]) for number in range(channels))))
+            images = [Image(numbers[number]) if number in numbers else None for number in range(channels)]
+            found.cases.append(Case(name, standing_in(images), missing=tuple(missing)))
     return found

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctnet_nnunet.conversion.cases import Image
 from ctnet_nnunet.conversion.read import is_image, stem
 from ctnet_nnunet.conversion.sources.bids import list_bids
 from ctnet_nnunet.errors import DataError
-from ctnet_nnunet.inference.inputs import Case, Found, Wanted
+from ctnet_nnunet.inference.inputs import Case, Found, Wanted, standing_in
 
 _OTHER_FOLDERS = {"func", "dwi", "fmap", "perf", "meg", "eeg", "beh"}
 """Their images are series of volumes or maps, never what a segmentation model is trained on by default."""
+
+_WHERE_NONE_HAS_IT = ", its usual one where no session has it"
 
 
 def is_bids(folder: Path) -> bool:
@@ -25,6 +26,7 @@ def is_bids(folder: Path) -> bool:
 def find_bids(root: Path, wanted: Wanted) -> Found:
     """A case for each session; channels are chosen by ``--channel NAME=SUFFIX[,entity=value…]``.
 
+    A session may lack a whole pair where the model gets along without; in the dataset the suffix has to be known.
     Without a choice, a channel is the suffix of its own name (``T1`` also means ``T1w``); the only suffix of the
     dataset's anatomical images serves a model with one channel.
 
@@ -32,14 +34,16 @@ def find_bids(root: Path, wanted: Wanted) -> Found:
         DataError: No subject, or a channel that no suffix is known for.
     """
     chosen = wanted.choice_of() or _by_name(root, wanted)
-    listing = list_bids(root, [chosen[name] for name in wanted.channels], None, None, None)
+    listing = list_bids(root, [chosen[name] for name in wanted.channels], None, None, None, wanted.optional)
     found = Found(failures=dict(listing.refused), bids_root=root)
     for case in listing.cases:
         first = case.images[0].path
         name = stem(first).rpartition("_")[0]  # with the entities of the first channel, without its suffix
         folder = first.parent.relative_to(root).as_posix()
-        images = tuple(Image(image.path) for image in case.images)
-        found.cases.append(Case(name, images, f"{folder}/{name}_desc-ctnet_dseg"))
+        there = iter(case.images)
+        images = [None if number in case.missing else next(there) for number in range(len(wanted.channels))]
+        label = f"{folder}/{name}_desc-ctnet_dseg"
+        found.cases.append(Case(name, standing_in(images), label, missing=case.missing))
     return found
 
 
@@ -58,7 +62,7 @@ def _by_name(root: Path, wanted: Wanted) -> dict[str, str]:
             raise DataError(
                 f"{root}: which suffix is the model's channel {name}? Its images have "
                 f"{', '.join(sorted(suffixes)) or 'none'}; "
-                f"choose with --channel {name}=SUFFIX"
+                f"choose with --channel {name}=SUFFIX{_WHERE_NONE_HAS_IT if wanted.optional else ''}"
             )
         chosen[name] = fitting[0]
     return chosen

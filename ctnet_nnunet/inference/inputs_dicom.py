@@ -11,8 +11,10 @@ from ctnet_nnunet.conversion.cases import Image, case_name
 from ctnet_nnunet.conversion.dicom_headers import Header, read_header
 from ctnet_nnunet.conversion.sources.dicom import channel_pattern, choose_series, describe, series_image
 from ctnet_nnunet.errors import CTNetError, DataError
-from ctnet_nnunet.inference.inputs import Case, Found, Wanted
+from ctnet_nnunet.inference.inputs import Case, Found, Wanted, standing_in
 
+Group = list[list[Header] | None]
+"""The series of a case, one a channel; None where the scan lacks it."""
 _NO_SCANS = {"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "DOC"}
 """Modalities of what others derived from a scan."""
 _MODALITY_WORDS = {
@@ -84,12 +86,11 @@ def find_dicom(source: Path, name: str, wanted: Wanted) -> Found:
             found.failures[_unused(case_name(base), found)] = str(error)
             continue
         for group in groups:
-            label = (
-                f"{base}_{group[0][0].description}" if len(groups) > 1 or (len(studies) > 1 and base == name) else base
-            )
+            described = len(groups) > 1 or (len(studies) > 1 and base == name)
+            label = f"{base}_{_there(group)[0][0].description}" if described else base
             case = _unused(case_name(label) or "scan", found)
             try:
-                found.cases.append(_case(case, group, study.folder, wanted))
+                found.cases.append(_case(case, group, study, wanted))
             except CTNetError as error:
                 found.failures[case] = str(error)
     return found
@@ -143,16 +144,20 @@ def _common(folders: set[Path], source: Path) -> Path:
     return source if source.is_file() else first
 
 
-def _choose(study: _Study, patterns: dict[str, re.Pattern[str]], wanted: Wanted) -> list[list[list[Header]]]:
+def _there(group: Group) -> list[list[Header]]:
+    return [series for series in group if series is not None]
+
+
+def _choose(study: _Study, patterns: dict[str, re.Pattern[str]], wanted: Wanted) -> list[Group]:
     """The cases of a study, each as one series a channel."""
     channels, series = list(wanted.channels), study.series
     if patterns and len(channels) == 1:
-        fitting = [[group] for group in series if patterns[channels[0]].search(group[0].description)]
+        fitting: list[Group] = [[group] for group in series if patterns[channels[0]].search(group[0].description)]
         if not fitting:
             choose_series(series, patterns[channels[0]], channels[0], study.folder)
         return fitting
     if patterns:
-        return [[choose_series(series, patterns[name], name, study.folder) for name in channels]]
+        return [_by_pattern(study, patterns, wanted)]
     if len(channels) > 1 or len(series) > 1:
         missing = len(series) < len(channels)
         remedy = " ".join(f"--channel {name}=REGEX" for name in channels)
@@ -161,10 +166,31 @@ def _choose(study: _Study, patterns: dict[str, re.Pattern[str]], wanted: Wanted)
     return [[series[0]]]
 
 
-def _case(name: str, group: list[list[Header]], folder: Path, wanted: Wanted) -> Case:
+def _by_pattern(study: _Study, patterns: dict[str, re.Pattern[str]], wanted: Wanted) -> Group:
+    """The series of each channel; of a group that a case may lack as a whole, none."""
+    fits = {name: any(patterns[name].search(one[0].description) for one in study.series) for name in wanted.channels}
+    missing = [number for number, name in enumerate(wanted.channels) if not fits[name]]
+    if missing and not wanted.may_lack(missing):
+        names = ", ".join(wanted.channels[number] for number in missing)
+        raise DataError(
+            f"{study.folder}: lacks the channel {names}; its series: {describe(study.series)}"
+            f"{wanted.what_may_be_missing()}"
+        )
+    return [
+        choose_series(study.series, patterns[name], name, study.folder) if fits[name] else None
+        for name in wanted.channels
+    ]
+
+
+def _case(name: str, group: Group, study: _Study, wanted: Wanted) -> Case:
     notes = []
-    images: list[Image] = []
+    images: list[Image | None] = []
+    folder = study.folder
     for channel, headers in zip(wanted.channels, group, strict=True):
+        if headers is None:
+            notes.append(f"{channel}: none of the series {describe(study.series)} fits")
+            images.append(None)
+            continue
         expected, given = expected_modality(channel), headers[0].text("Modality")
         if expected and given in _MODALITY_WORDS and given != expected:
             raise DataError(
@@ -174,7 +200,8 @@ def _case(name: str, group: list[list[Header]], folder: Path, wanted: Wanted) ->
         images.append(series_image(headers, folder, None))
         if len(group) > 1:
             notes.append(f"{channel}: the series {headers[0].description!r} ({len(headers)} files)")
-    return Case(name, tuple(images), dicom=True, notes=tuple(notes))
+    missing = tuple(number for number, headers in enumerate(group) if headers is None)
+    return Case(name, standing_in(images), dicom=True, notes=tuple(notes), missing=missing)
 
 
 def _unused(name: str, found: Found) -> str:

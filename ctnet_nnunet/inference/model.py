@@ -23,9 +23,10 @@ from ctnet_nnunet.inference.checked_json import checked, merged_configuration
 from ctnet_nnunet.inference.contents import Contents
 from ctnet_nnunet.inference.model_folder import read_folder
 from ctnet_nnunet.inference.schema import Dataset, Plans, Transformer
-from ctnet_nnunet.planning.cross_modality import fusion_network
+from ctnet_nnunet.planning.cross_modality import branch, fusion_network
 from ctnet_nnunet.planning.options import read_options
 
+EARLY_FUSION = "nnUNetTrainerEarlyFusion"
 OF_A_FUSION = "fusion.seg_layers.0.weight"
 """A key that cross-modality networks alone have."""
 _CT_INTENSITIES = {"mean", "std", "percentile_00_5", "percentile_99_5"}
@@ -187,6 +188,9 @@ def _network(contents: Contents, configuration: Mapping[str, Any], channels: int
     try:
         if OF_A_FUSION in contents.weights[0]:
             return _fitting_network(contents, [lambda: fusion_network(configuration, block.cross_modality, heads)])
+        if contents.trainer == EARLY_FUSION:
+            whole = partial(branch, configuration, block.cross_modality, channels, heads)
+            return _fitting_network(contents, [whole])
         translated = as_ctnet(architecture, patch, options)
         candidates = [partial(network_from_plan, one, channels, heads, False) for one in (architecture, translated)]
         return _fitting_network(contents, candidates)

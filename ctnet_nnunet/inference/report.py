@@ -34,7 +34,8 @@ def write_scan_page(out: Path, model: Model, batch: Batch, case: str) -> None:
     page = _environment().get_template("scan.html").render(
         case=case, viewer=_write_viewer(out, case, batch), volumes=_volume_picture(case, batch),
         pictures=_pictures(case, model, batch), rows=_rows(case, batch), warnings=batch.warnings[case],
-        box=_box(case, batch), seconds=batch.seconds[case], files=[str(image.path.name) for image in batch.cases[case].images],
+        box=_box(case, batch), seconds=batch.seconds[case],
+        files=[str(image.path.name) for image in batch.cases[case].images],
         **_shared(model, batch),
     )  # fmt: skip
     write_text(out / f"{case}.html", page)

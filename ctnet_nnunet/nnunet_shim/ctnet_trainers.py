@@ -22,6 +22,7 @@ except SetupError as error:
 from ctnet_nnunet.trainers.cmff import nnUNetTrainerCMFF
 from ctnet_nnunet.trainers.cmft import nnUNetTrainerCMFT
 from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
+from ctnet_nnunet.trainers.early_fusion import nnUNetTrainerEarlyFusion
 from ctnet_nnunet.trainers.imaging_planes import nnUNetTrainerImagingPlanes
 from ctnet_nnunet.trainers.mean_teacher import nnUNetTrainerMeanTeacher
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
@@ -35,6 +36,7 @@ __all__ = [
     "nnUNetTrainerCMFT",
     "nnUNetTrainerCTNet",
     "nnUNetTrainerCTNetPretrain",
+    "nnUNetTrainerEarlyFusion",
     "nnUNetTrainerImagingPlanes",
     "nnUNetTrainerMeanTeacher",
     "nnUNetTrainerReciprocal",

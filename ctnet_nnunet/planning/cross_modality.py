@@ -30,7 +30,7 @@ NAMES = {
     "FLAIR": ("flair", "t2f", "t2flair"),
 }
 """The paper's sequences and how channel_names of BraTS-like data sets call them, in small letters."""
-HOW = "name them with `ctnet plan --set 'cross_modality.pairs=[[\"A\"],[\"B\"]]'`"
+HOW = 'name them with `ctnet plan --set \'cross_modality.pairs=[["A"],["B"]]\'`'
 PAPER_STRIDE = 2**PAPER_LEVELS
 
 
@@ -139,22 +139,15 @@ def fusion_network(
     Raises:
         PlanError: Options that no trainer settled; a patch that does not fit; an unknown network.
     """
-    pairs, patch = options.pairs, configuration["patch_size"]
+    pairs = options.pairs
     if pairs is None or options.regions is None:
         raise PlanError("plan: cross_modality.pairs are not settled; train with nnUNetTrainerCMFT or nnUNetTrainerCMFF")
-    branches: list[Branch] = []
-    for pair in pairs:
-        if options.arch == "plan":
-            branches.append(_plan_branch(configuration, len(pair), num_classes))
-        else:
-            _check_paper_patch(patch)
-            branches.append(PaperBranch(len(pair), num_classes, options.features, options.negative_slope))
-            initialise(branches[-1], options.negative_slope)
+    branches = [branch(configuration, options, len(pair), num_classes) for pair in pairs]
     network = CMFFNet(
         (branches[0], branches[1]),
         [[int(channel) for channel in pair] for pair in pairs],
         num_classes,
-        len(patch),
+        len(configuration["patch_size"]),
         regions=options.regions,
         masks=options.masks,
         slope=options.negative_slope,
@@ -165,10 +158,26 @@ def fusion_network(
     return network
 
 
-def _plan_branch(configuration: Mapping[str, Any], sequences: int, num_classes: int) -> PlanBranch:
-    architecture = configuration["architecture"]
-    check_patch(architecture, configuration["patch_size"])
-    return PlanBranch(network_from_plan(architecture, sequences, num_classes, False))
+def branch(configuration: Mapping[str, Any], options: CrossModalityBase, sequences: int, num_classes: int) -> Branch:
+    """Build and initialise the network of one pair, or of all sequences at once.
+
+    Args:
+        configuration: Of the plan, resolved.
+        options: ``arch`` says whose architecture.
+        sequences: Channels of its input.
+        num_classes: Channels of the logits.
+
+    Raises:
+        PlanError: A patch that does not fit; an unknown network.
+    """
+    patch = configuration["patch_size"]
+    if options.arch == "plan":
+        check_patch(configuration["architecture"], patch)
+        return PlanBranch(network_from_plan(configuration["architecture"], sequences, num_classes, False))
+    _check_paper_patch(patch)
+    paper = PaperBranch(sequences, num_classes, options.features, options.negative_slope)
+    initialise(paper, options.negative_slope)
+    return paper
 
 
 def _check_paper_patch(patch_size: Sequence[int]) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ctnet_nnunet.cross_modality.cmff import MeanOverOutputs, PaperDice
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.trainers.cross_modality import CrossModalityTrainer, unwrapped_fusion
-from ctnet_nnunet.trainers.schedule import ConstantScheduler
+from ctnet_nnunet.trainers.schedule import ConstantScheduler, constant_adam
 from ctnet_nnunet.trainers.stock_hooks import unwrapped
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
+
+OUTPUTS = ("fused", "branch_a", "branch_b")
 
 
 class nnUNetTrainerCMFF(CrossModalityTrainer):
@@ -30,11 +33,7 @@ class nnUNetTrainerCMFF(CrossModalityTrainer):
         self.announce_pairs()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ConstantScheduler]:
-        optimizer = torch.optim.Adam(
-            self.network.parameters(), self.schedule.learning_rate, weight_decay=self.schedule.weight_decay
-        )
-        warmup = self.schedule.warmup_epochs or 0
-        return optimizer, ConstantScheduler([optimizer], self.schedule.learning_rate, warmup)
+        return constant_adam(self.network, self.schedule)
 
     def _build_loss(self) -> nn.Module:
         if self.options.cross_modality.loss == "dice":
@@ -57,6 +56,21 @@ class nnUNetTrainerCMFF(CrossModalityTrainer):
         train, validation = super().get_tr_and_val_datasets()
         self.check_grids(dict.fromkeys([*train.identifiers, *validation.identifiers], "imagesTr"))
         return train, validation
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The loss, and beside it that of each output."""
+        outputs = super().train_step(batch)
+        return {**outputs, **dict(zip(OUTPUTS, self.loss.each, strict=True))}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        # What an older version's checkpoint left of the epoch has the loss alone.
+        known = [output for output in train_outputs if OUTPUTS[0] in output]
+        self.each = {name: float(np.nanmean([output[name] for output in known])) for name in OUTPUTS if known}
+        self.print_to_log_file("train", ", ".join(f"{name} {value:.4f}" for name, value in self.each.items()))
+
+    def epoch_scalars(self) -> dict[str, float]:
+        return {**super().epoch_scalars(), **{f"train/{name}": value for name, value in self.each.items()}}
 
     def training_output(self, images: Tensor) -> Tensor | list[Tensor]:
         """All three outputs; with modality dropout the fusion misses a pair of some samples."""

@@ -71,7 +71,7 @@ class ResilientTrainer(CheckpointingTrainer):
         self.save_every = 10**9  # ours go by the clock
         self._plot_now = self.logger.plot_progress_png
         self.logger.plot_progress_png = self._plot_sometimes
-        self._plotted_at = self._saved_at = float("-inf")
+        self._plotted_at, self._saved_at = time.monotonic(), float("-inf")
         self._epoch_outputs: list[dict[str, Any]] = []
         self._non_finite_total = self._non_finite_in_a_row = 0
         if device.type == "cuda" and bfloat16_supported(self.device):
@@ -301,7 +301,7 @@ class ResilientTrainer(CheckpointingTrainer):
         return self._scalar_writer
 
     def _plot_sometimes(self, output_folder: str) -> None:
-        """progress.png takes seconds to draw, so not behind every short epoch, but always behind the last."""
+        """progress.png takes seconds to draw, so not behind every epoch of a minute's training, but behind the last."""
         last = self.current_epoch >= self.num_epochs - 1
         if last or time.monotonic() - self._plotted_at >= PLOT_SECONDS:
             self._plot_now(output_folder)

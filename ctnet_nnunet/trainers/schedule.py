@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ctnet_nnunet.planning.options import Schedule
 
@@ -78,6 +78,12 @@ class ConstantScheduler(PolyLRScheduler):  # type: ignore[misc]
             for group in optimizer.param_groups:
                 group["lr"] = rate
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def constant_adam(module: nn.Module, schedule: Schedule) -> tuple[Adam, ConstantScheduler]:
+    """Adam over all parameters at one rate behind the warm-up."""
+    optimizer = Adam(module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    return optimizer, ConstantScheduler([optimizer], schedule.learning_rate, schedule.warmup_epochs or 0)
 
 
 class TenfoldScheduler(PolyLRScheduler):  # type: ignore[misc]

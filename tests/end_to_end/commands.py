@@ -98,7 +98,7 @@ def _child(function: Callable[[], Any], environ: Mapping[str, str], out: Path, e
     os.environ.clear()
     os.environ.update(environ)
     # One thread, too: threads of tiny networks wait for each other longer than they compute.
-    with pools_of_threads(), mock.patch("multiprocessing.cpu_count", lambda: 1):
+    with pools_of_threads(), no_progress_png(), mock.patch("multiprocessing.cpu_count", lambda: 1):
         function()
 
 
@@ -108,6 +108,12 @@ def pools_of_threads() -> Any:
 
     real = multiprocessing.get_context
     return mock.patch("multiprocessing.get_context", lambda how=None: dummy if how == "spawn" else real(how))
+
+
+def no_progress_png() -> Any:
+    """nnU-Net's picture of a training's curves costs more than a training of four steps; cold commands draw it."""
+    picture = "nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png"
+    return mock.patch(picture, lambda self, folder: None)
 
 
 def _entry_point(command: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,12 @@ class Selection:
 
 
 def list_bids(
-    root: Path, channels: list[str], labels: str | None, derivatives: Path | None, site_column: str | None
+    root: Path,
+    channels: list[str],
+    labels: str | None,
+    derivatives: Path | None,
+    site_column: str | None,
+    optional: Sequence[Sequence[int]] = (),
 ) -> Listing:
     """List the sessions of a BIDS dataset.
 
@@ -37,6 +43,7 @@ def list_bids(
         labels: the selection of the label maps, for example ``dseg,desc=manual``.
         derivatives: where label maps lie; default ``root/derivatives``.
         site_column: the column of participants.tsv that names the site.
+        optional: groups of channels; a session may lack all of one.
 
     Raises:
         DataError: no subject, an unusable selection, or no such column.
@@ -55,7 +62,7 @@ def list_bids(
         listing.label_map = _look_up_table(folder)
     sites = _sites(root, site_column) if site_column else {}
     for session in sorted({key for found in images for key in found}):
-        _add(listing, session, wanted, images, masks.get(session, []), sites)
+        _add(listing, session, wanted, images, masks.get(session, []), sites, [sorted(group) for group in optional])
     for session in sorted(masks.keys() - {key for found in images for key in found}):
         for path in masks[session]:
             listing.refused[relative(path, root)] = "is a label map without an image; add the image or remove it"
@@ -71,14 +78,16 @@ def _add(
     images: list[dict[Session, list[Path]]],
     masks: list[Path],
     sites: dict[str, str],
+    optional: list[list[int]],
 ) -> None:
     """Add one session as a case, or say why not."""
     name = case_name("_".join(part for part in session if part))
     found = [files.get(session, []) for files in images]
-    missing = [selection.text for selection, files in zip(wanted, found, strict=True) if not files]
+    missing = [number for number, files in enumerate(found) if not files]
     several = next((files for files in (*found, masks) if len(files) > 1), None)
-    if missing:
-        listing.refused[name] = f"lacks the channel {', '.join(missing)}; complete or remove the session"
+    if missing and missing not in optional:
+        lacking = ", ".join(wanted[number].text for number in missing)
+        listing.refused[name] = f"lacks the channel {lacking}; complete or remove the session"
     elif several:
         shown = ", ".join(relative(path, listing.root) for path in several)
         listing.refused[name] = (
@@ -87,7 +96,8 @@ def _add(
     else:
         mask = Image(masks[0]) if masks else None
         site = sites.get(session[0].removeprefix("sub-"), "")
-        listing.cases.append(Case(name, tuple(Image(files[0]) for files in found), mask, session[0], site))
+        images_there = tuple(Image(files[0]) for files in found if files)
+        listing.cases.append(Case(name, images_there, mask, session[0], site, missing=tuple(missing)))
 
 
 def _selection(text: str) -> Selection:
