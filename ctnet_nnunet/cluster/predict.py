@@ -20,14 +20,16 @@ from ctnet_nnunet.cluster.shards import FOLDER, PARTS, Shard, cut, parts_of
 from ctnet_nnunet.cluster.slurm import job_log, submit
 from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.evaluation.metrics import structures_from_labels
+from ctnet_nnunet.evaluation.reference import reference_of
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.folder_lock import folder_lock
+from ctnet_nnunet.inference.boxed import require_extent
 from ctnet_nnunet.inference.deliver import make_folder
 from ctnet_nnunet.inference.inputs import Found, Wanted, find_cases
+from ctnet_nnunet.inference.inputs_volumes import check_choice, choose_volumes
 from ctnet_nnunet.inference.merge import RECORD, Part, merged_record, move_case, read_part, write_merged
 from ctnet_nnunet.inference.missing import MissingPairs
 from ctnet_nnunet.inference.model import Model, load_model
-from ctnet_nnunet.inference.reference import reference_of
 from ctnet_nnunet.inference.run import Batch, Request, narrowed, torch_device
 
 JOBS = "jobs.json"
@@ -102,12 +104,17 @@ def predict_sharded(request: Request, jobs: int, options: SlurmOptions, tell: Te
 
 def _look(request: Request) -> _Run:
     """Check and list on this machine, whose hardware does not matter: the jobs run elsewhere."""
+    check_choice(request.volume)
     model = load_model(request.model, request.folds)
+    if request.box:
+        require_extent(reference_of(model.extras, model.source), model.source)
     with tempfile.TemporaryDirectory(prefix="ctnet-predict-") as temporary:
         missing = MissingPairs(model, request.synthesis, torch_device("cpu"))
         names = list(model.dataset_json["channel_names"].values())
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
-        found = narrowed(find_cases(request.source, wanted, Path(temporary)), request)
+        found = find_cases(request.source, wanted, Path(temporary))
+        choose_volumes(found, request.volume)
+        found = narrowed(found, request)
     labels = {case.name: case.label_file(request.out, model.file_ending) for case in found.cases}
     return _Run(request, model, found, list(labels), labels)
 

@@ -111,8 +111,9 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         missing = MissingPairs(model, request.synthesis, device)
         names = list(model.dataset_json["channel_names"].values())
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
-        found = narrowed(find_cases(request.source, wanted, workspace), request)
+        found = find_cases(request.source, wanted, workspace)
         choose_volumes(found, request.volume)
+        found = narrowed(found, request)
         structures = structures_from_labels(model.dataset_json["labels"])
         if request.box:
             require_extent(reference_of(model.extras, model.source), model.source)
