@@ -26,8 +26,8 @@ class Facts:
     Attributes:
         host: Its machine's name.
         versions: Of :data:`PACKAGES`.
-        files: Name (below nnUNet_preprocessed, which may lie elsewhere on each machine) → hash of the content; None where
-            there is no such file.
+        files: Name (below nnUNet_preprocessed, which may lie elsewhere on each machine) → hash of the content; None
+            where there is no such file.
         cases: Folder, named likewise → file name → bytes; None where there is no such folder.
         shared: Whether it sees what rank 0 has written to the results folder.
     """
