@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ctnet_nnunet.cluster.status import Status
 
+WIDE = 2000
 COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 
 
@@ -80,5 +81,5 @@ def _print(tables: RenderableType) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)  # a pipe has no width; lines are not cut for it
+        console = Console(width=WIDE)  # what reads a pipe takes a row for a line
     console.print(tables)

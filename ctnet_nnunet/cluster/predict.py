@@ -14,7 +14,7 @@ from typing import Any
 
 from ctnet_nnunet.cluster.options import SlurmOptions
 from ctnet_nnunet.cluster.queue import JobState, job_states
-from ctnet_nnunet.cluster.reason import STATES, TERMINATED, read_end, slurm_state_in
+from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, read_end, slurm_state_in
 from ctnet_nnunet.cluster.record import read_record
 from ctnet_nnunet.cluster.shards import FOLDER, PARTS, Shard, cut, parts_of
 from ctnet_nnunet.cluster.slurm import job_log, submit
@@ -215,6 +215,8 @@ def _why(run: _Run, number: str, shard: Shard, state: JobState | None) -> str:
     slurm = state.state if state is not None else slurm_state_in(read_end(job_log(run.folder, number)))
     if own is not None and own.reason and not (own.reason == TERMINATED and slurm in STATES):
         return f"its job {number} failed on {own.node}: {own.reason}"
+    if own is None and not slurm:
+        return f"its job {number} {FORGOTTEN}"
     words = STATES.get(slurm, f"ended ({slurm.lower()})" if slurm else "ended without a word")
     return f"its job {number} {'was ' if words == 'cancelled' else ''}{words} before it came to this scan"
 

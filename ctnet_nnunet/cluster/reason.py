@@ -10,6 +10,8 @@ INTERRUPTED = 75
 """Exit status of a training that was told to stop and wrote its checkpoint (EX_TEMPFAIL)."""
 TERMINATED = "ended by SIGTERM (cancelled or preempted)"
 """What a job can say itself; SLURM knows which of the two it was."""
+FORGOTTEN = "never started: cancelled, or no longer known to SLURM"
+"""SLURM forgets a cancelled task of an array that never ran at once, unless accounting is kept."""
 TAIL_BYTES = 60_000
 STATES: Mapping[str, str] = {
     "OUT_OF_MEMORY": "killed for its memory; ask for more with --slurm mem=…",

@@ -8,7 +8,7 @@ from pathlib import Path
 from ctnet_nnunet.cluster.chain import Chain, read_chain
 from ctnet_nnunet.cluster.progress import read_progress, validation_dice
 from ctnet_nnunet.cluster.queue import JobState, job_states
-from ctnet_nnunet.cluster.reason import STATES, TERMINATED, read_end, reason_of, slurm_state_in
+from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, read_end, reason_of, slurm_state_in
 from ctnet_nnunet.cluster.record import Record, log_file, read_record
 from ctnet_nnunet.cluster.run_step import working
 from ctnet_nnunet.cluster.slurm import job_log
@@ -116,7 +116,7 @@ def _never_started(job: str, slurm: JobState | None) -> tuple[str, str]:
         return "failed", "not run, because a step before it failed"
     if slurm is not None and slurm.state in STATES:
         return "failed", f"{STATES[slurm.state]} before it started"
-    return "failed", "its job is no longer known, and left no record"
+    return "failed", FORGOTTEN
 
 
 def _goes_on(record: Record, slurm: JobState | None) -> bool:

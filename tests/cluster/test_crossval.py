@@ -57,7 +57,8 @@ def test_the_folds_are_nnunet_s(tiny: Tiny) -> None:
     ours = json.loads(file.read_text())
     file.unlink()
     trainer = nnUNetTrainer.__new__(nnUNetTrainer)
-    trainer.fold, trainer.preprocessed_dataset_folder_base = 0, str(tiny.preprocessed)
+    trainer.fold, trainer.folder_with_segs_from_previous_stage = 0, None
+    trainer.preprocessed_dataset_folder_base = str(tiny.preprocessed)
     trainer.preprocessed_dataset_folder = str(tiny.preprocessed / "nnUNetPlans_3d_fullres")
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
