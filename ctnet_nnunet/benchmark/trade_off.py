@@ -92,7 +92,8 @@ def trade_off_table(rows: Sequence[Setting]) -> list[str]:
     for row in rows:
         ratio = statistics.median(best / mine for best, mine in zip(rows[0].seconds, row.seconds, strict=True))
         cells = [row.precision, "yes" if row.mirrors else "no", f"{row.step:g}", str(len(row.folds))]
-        cells += [f"{row.passes:.0f}", f"{statistics.median(row.seconds):.1f}", f"{ratio:.2f}", f"{row.dice_to_best:.4f}"]
+        cells += [f"{row.passes:.0f}", f"{statistics.median(row.seconds):.1f}", f"{ratio:.2f}"]
+        cells += [f"{row.dice_to_best:.4f}"]
         lines.append(f"| {' | '.join([*cells, '–' if math.isnan(row.dice) else f'{row.dice:.4f}'])} |")
     return lines
 
