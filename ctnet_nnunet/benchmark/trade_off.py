@@ -25,6 +25,7 @@ class Setting:
 
     Attributes:
         speed: ``best`` for the row that the others are compared with, else ``balanced``.
+        precision: What the engine computed in.
         passes: Forward passes, mean over the scans.
         seconds: Of a scan, mean over the scans: one value a repeat, without the program's start.
         dice_to_best, dice: Means over scans and structures; ``dice`` is against the manual labels.
@@ -34,6 +35,7 @@ class Setting:
     mirrors: bool
     step: float
     folds: tuple[str, ...]
+    precision: str = ""
     passes: float = math.nan
     seconds: list[float] = field(default_factory=list)
     dice_to_best: float = math.nan
@@ -89,9 +91,9 @@ def trade_off_table(rows: Sequence[Setting]) -> list[str]:
     ]
     for row in rows:
         ratio = statistics.median(best / mine for best, mine in zip(rows[0].seconds, row.seconds, strict=True))
-        precision = "float32" if row.speed == "best" else "bf16"
-        cells = [precision, "yes" if row.mirrors else "no", f"{row.step:g}", f"{len(row.folds)}", f"{row.passes:.0f}"]
-        cells += [f"{statistics.median(row.seconds):.1f}", f"{ratio:.2f}", f"{row.dice_to_best:.4f}"]
+        cells = [row.precision, "yes" if row.mirrors else "no", f"{row.step:g}", str(len(row.folds))]
+        cells += [f"{row.passes:.0f}", f"{statistics.median(row.seconds):.1f}", f"{ratio:.2f}"]
+        cells += [f"{row.dice_to_best:.4f}"]
         lines.append(f"| {' | '.join([*cells, '–' if math.isnan(row.dice) else f'{row.dice:.4f}'])} |")
     return lines
 
@@ -104,7 +106,9 @@ def _command(job: Job, row: Setting, engine: str, out: Path) -> tuple[str, ...]:
 
 
 def _read_record(row: Setting, out: Path) -> None:
-    cases = json.loads((out / "run.json").read_text(encoding="utf-8"))["cases"].values()
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    cases = record["cases"].values()
+    row.precision = record["settings"]["precision"]
     row.passes = statistics.mean(case["passes"] for case in cases)
     row.seconds.append(statistics.mean(case["seconds"] for case in cases))
 

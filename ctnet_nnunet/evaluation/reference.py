@@ -32,7 +32,7 @@ FAR = 1.5
 """A scan this many times larger or smaller than any training case is flagged."""
 
 _Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Signed = Annotated[float, Field(allow_inf_nan=False)]
+_Signed = Annotated[float, Field(ge=-10_000, le=10_000)]
 
 
 class Range(BaseModel):
@@ -47,8 +47,8 @@ class Span(BaseModel):
     """Where something lies: from ``low`` to ``high`` mm towards the patient's right, front and top."""
 
     model_config = ConfigDict(extra="forbid")
-    low: list[_Signed]
-    high: list[_Signed]
+    low: Annotated[list[_Signed], Field(min_length=2, max_length=3)]
+    high: Annotated[list[_Signed], Field(min_length=2, max_length=3)]
 
 
 class Reference(BaseModel):
@@ -72,6 +72,12 @@ class Reference(BaseModel):
     def orientation(self) -> str | None:
         """Three letters where all training scans lie alike, else None."""
         return next(iter(self.orientations)) if len(self.orientations) == 1 and FLAT not in self.orientations else None
+
+    @property
+    def places_structures(self) -> bool:
+        """True where it says of volumes how large they and their structures are, and where these lie."""
+        known = [self.extent_mm, self.structures_mm, *self.places_mm.values()]
+        return bool(self.places_mm) and all(r is not None and len(r.low) == len(r.high) == 3 for r in known)
 
     def volumes(self, structure: str) -> list[float]:
         """Sorted, in ml, of the cases that have the structure; empty where they are too few to compare with."""

@@ -99,7 +99,7 @@ def require_extent(reference: Reference | None, model: Path) -> None:
     Raises:
         SetupError: It does not.
     """
-    if reference is None or reference.structures_mm is None or not reference.places_mm:
+    if reference is None or not reference.places_structures:
         raise SetupError(
             f"{model}: --box needs to know where the training cases' structures lie; run `ctnet reference -m MODEL` "
             "where the training data is, or leave out --box"

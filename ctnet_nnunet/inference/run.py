@@ -113,6 +113,7 @@ def predict_scans(request: Request, progress: Progress) -> Batch:
         wanted = Wanted(names, model.file_ending, request.channels, missing.optional)
         found = find_cases(request.source, wanted, workspace)
         choose_volumes(found, request.volume)
+        found.failures = {name: in_zip(reason, request.source, workspace) for name, reason in found.failures.items()}
         found = narrowed(found, request)
         structures = structures_from_labels(model.dataset_json["labels"])
         if request.box:
@@ -248,8 +249,9 @@ def _warnings(
         )
     if reference is not None:
         spacing, extent = patient_axes(prepared.letters, prepared.spacing, prepared.size)
-        larger = len(extent) == 3 and any(a > FAR * b for a, b in zip(extent, reference.extent_mm.high, strict=True))
-        hint = "; --box predicts only where the structures are" if larger and reference.places_mm and not box else ""
+        offered = reference.places_structures and not box and len(extent) == 3
+        larger = offered and any(a > FAR * b for a, b in zip(extent, reference.extent_mm.high, strict=True))
+        hint = "; --box predicts only where the structures are" if larger else ""
         far = differences(reference, spacing, extent)
         return [*warnings, *(f"{text}; check the result{hint if 'view' in text else ''}" for text in far)]
     planned = sorted(float(size) for size in model.configuration.spacing)
