@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ctnet_nnunet.architectures.cross_modality import CMFFNet
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.inference.model import Model
 from ctnet_nnunet.precision import autocast, bfloat16_supported
@@ -69,7 +68,7 @@ def choose_engine(
 ) -> Engine:
     """The engine ``wanted``; ``auto`` is OpenVINO on a CPU where it is installed, else PyTorch.
 
-    A model that OpenVINO cannot convert runs in PyTorch, and ``say`` is told. So does a fusion of pairs of sequences.
+    A model that OpenVINO cannot convert runs in PyTorch, and ``say`` is told.
 
     Raises:
         SetupError: OpenVINO is asked for and not installed, or asked for on a GPU.
@@ -81,11 +80,6 @@ def choose_engine(
         raise SetupError(f"--engine openvino runs on the CPU only; leave out --device {device.type} or --engine")
     if wanted == "openvino" and not installed:
         raise SetupError("--engine openvino: not installed; run `pip install 'ctnet_nnunet[cpu]'`, or leave it out")
-    if isinstance(model.network, CMFFNet) and wanted != "torch":
-        # Which branches run depends on the pairs that a scan has; OpenVINO keeps the one graph that it was given.
-        if wanted == "openvino":
-            say("WARNING: OpenVINO cannot leave out a pair of sequences that a scan lacks; PyTorch is used instead")
-        return TorchEngine(model, device, low_precision)
     if wanted == "torch" or device.type != "cpu" or not installed:
         return TorchEngine(model, device, low_precision)
     from ctnet_nnunet.inference.engine_files import stored_network

@@ -1,4 +1,7 @@
-"""OpenVINO on the CPU: each fold's network is converted and compiled once for the plan's patch, and kept."""
+"""OpenVINO on the CPU: each fold's network is converted and compiled once for the plan's patch, and kept.
+
+A fusion of pairs of sequences is converted once more for scans without pair a, and without pair b.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ctnet_nnunet.architectures.cross_modality import CMFFNet
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.inference.engine import available_threads
 from ctnet_nnunet.inference.model import Model
@@ -42,16 +46,19 @@ class OpenVinoEngine:
         self.model, self.device, self._stored = model, torch.device("cpu"), stored
         self.precision = "bf16" if low_precision and bfloat16_supported(self.device) else "float32"
         self._openvino = import_without_telemetry()
-        self._compiled: dict[int, list[Any]] = {}
+        self._compiled: dict[tuple[int, str | None], list[Any]] = {}
         self._requests: list[Any] = []
         self.use_fold(0)
 
     def use_fold(self, fold: int) -> None:
-        if fold not in self._compiled:
+        # Which branches of a fusion run depends on the pairs that a scan has, and a converted graph has no branches.
+        absent = self.model.network.absent if isinstance(self.model.network, CMFFNet) else None
+        if (fold, absent) not in self._compiled:
             shape = (1, self.model.channels, *self.model.configuration.patch_size)
-            network = self._stored(fold) or convert(self.model.network, self.model.weights[fold], shape)
-            self._compiled[fold] = self._compile(network)
-        self._requests = self._compiled[fold]
+            stored = self._stored(fold) if absent is None else None
+            network = stored or convert(self.model.network, self.model.weights[fold], shape)
+            self._compiled[fold, absent] = self._compile(network)
+        self._requests = self._compiled[fold, absent]
 
     def run(self, patches: Iterable[Tensor]) -> Iterator[Tensor]:
         free, busy = deque(self._requests), deque[tuple[Any, Tensor]]()

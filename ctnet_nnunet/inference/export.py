@@ -15,7 +15,6 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from ctnet_nnunet.architectures.cross_modality import CMFFNet
 from ctnet_nnunet.errors import CheckpointError, SetupError
 from ctnet_nnunet.inference.bundle import DATASET, ENGINE_FOLDER, FORMAT, MANIFEST, MODEL, PLANS, VERSION
 from ctnet_nnunet.inference.model import Model, load_model
@@ -41,8 +40,6 @@ def export_model(
     model = load_model(source, folds)
     if model.trainer == STAGE_ONE:
         raise CheckpointError(f"{source}: {STAGE_ONE} segments nothing; export the nnUNetTrainerCMFF behind it")
-    if openvino and isinstance(model.network, CMFFNet):
-        raise SetupError("--openvino: a fusion of pairs of sequences runs in PyTorch only; leave it out")
     added = _engine_files(model) if openvino else {}
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

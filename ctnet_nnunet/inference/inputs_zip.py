@@ -26,7 +26,7 @@ def is_zip(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack into ``folder``; returns the folder that holds the scans (a single top folder is stepped into).
+    """Unpack into ``folder``; returns the folder that holds the scans: single folders are stepped into, down to BIDS.
 
     Raises:
         DataError: no zip, damaged, encrypted, too large, or a member that would leave ``folder``, be a link, or be
@@ -42,8 +42,10 @@ def unpack(archive: Path, folder: Path) -> Path:
         raise DataError(f"{archive}: is no usable zip ({error}); pack it again") from None
     except OSError as error:
         raise DataError(f"{archive}: could not be unpacked ({error.strerror or error}); free disk space") from None
+    from ctnet_nnunet.inference.inputs_bids import is_bids
+
     inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
-    while len(inside) == 1 and inside[0].is_dir():
+    while len(inside) == 1 and inside[0].is_dir() and not is_bids(folder):
         folder = inside[0]
         inside = list(folder.iterdir())
     return folder

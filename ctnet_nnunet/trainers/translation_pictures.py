@@ -32,13 +32,13 @@ def write_translations(
         *_rows(a, b, made["fake_b"], made["cycled_a"], names[0], names[1]),
         *_rows(b, a, made["fake_a"], made["cycled_b"], names[1], names[0]),
     ]
-    figure = Figure(figsize=(COLUMNS * INCH, len(rows) * (INCH + 0.25)), layout="constrained")
+    figure = Figure(figsize=(COLUMNS * INCH, len(rows) * (INCH + 0.4)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for place, (title, image, window) in zip(line, row, strict=True):
             place.imshow(image, cmap="gray", vmin=window[0], vmax=window[1])
-            place.set_title(title, fontsize=8)
+            place.set_title(title, fontsize=7)
             place.set_axis_off()
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.partial")
@@ -58,9 +58,9 @@ def _rows(
         made = min(number, len(others) - 1)
         own, theirs = _window(real[0, number]), _window(other[0, made])
         rows.append([
-            (f"{name}, real", _slice(real[0, number]), own),
-            (f"{others[made]}, made of {', '.join(names)}", _slice(fake[0, made]), theirs),
-            (f"{name}, made back", _slice(cycled[0, number]), own),
+            (f"{name}\nreal", _slice(real[0, number]), own),
+            (f"{others[made]}\nmade of {', '.join(names)}", _slice(fake[0, made]), theirs),
+            (f"{name}\nmade back", _slice(cycled[0, number]), own),
         ])  # fmt: skip
     return rows
 

@@ -19,6 +19,7 @@ from ctnet_nnunet.benchmark.cross_modality import (
     Figures,
     Runs,
     _box_around,
+    _course,
     _make_dataset,
 )
 from ctnet_nnunet.benchmark.cross_modality_tables import tables
@@ -64,6 +65,17 @@ def test_scans_are_cropped_around_their_labels(tmp_path: Path) -> None:
     second = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "imagesTr" / "c_0001.nii.gz")))
     assert np.array_equal(second, image[12:20, 3:13] + 1)
     assert json.loads((raw / "dataset.json").read_text())["numTraining"] == 1
+
+
+def test_values_are_read_off_the_log_once_an_epoch(tmp_path: Path) -> None:
+    lines = []
+    for epoch in (1, 2):
+        lines += [f"12:00: train loss {epoch}.5, cycle_a 0.{epoch}", f"12:00: watched loss 9.0, cycle_a 9.{epoch}"]
+        lines += [f"12:00: train_loss {epoch}.25"]
+    (tmp_path / "training_log_1.txt").write_text("\n".join(lines))
+    assert _course(tmp_path, "cycle_a", behind="train loss") == [0.1, 0.2]
+    assert _course(tmp_path, "loss", behind="train loss") == [1.5, 2.5]
+    assert _course(tmp_path, "train_loss") == [1.25, 2.25]
 
 
 def test_the_box_of_a_scan_without_labels_lies_in_its_middle() -> None:

@@ -26,7 +26,7 @@ from tests.end_to_end.test_kill_minus_nine import STOPPED
 from tests.end_to_end.tiny import Tiny
 from tests.synthetic import make_dataset, plan_and_preprocess
 
-CMFT, CMFF = "nnUNetTrainerCMFT", "nnUNetTrainerCMFF"
+CMFT, CMFF, EARLY = "nnUNetTrainerCMFT", "nnUNetTrainerCMFF", "nnUNetTrainerEarlyFusion"
 SHORT = {"epochs": 2, "iterations": 2, "val_iterations": 1, "save_minutes": 1e-6}
 TABLE = {"arch": "plan", "features": 4, "discriminator_levels": 3, "pool_size": 2, "pictures_every": 1}
 
@@ -167,6 +167,11 @@ def fusion(pair: Tiny, transition: dict[str, Any]) -> Path:
     for fold in (0, 1):
         printed = run_warm(pair.env, *pair.train(fold, CMFF, "-pretrained_weights", final(pair, CMFT))).succeeded()
         assert "pretrained weights:" in printed.stdout
+        losses = re.findall(r"train fused (\d\.\d+), branch_a (\d\.\d+), branch_b (\d\.\d+)", printed.stdout)
+        means = re.findall(r"train_loss (\S+)", printed.stdout)
+        assert len(losses) == len(means) == 2
+        for outputs, mean in zip(losses, means, strict=True):
+            assert sum(map(float, outputs)) / 3 == pytest.approx(float(mean), abs=2e-4)
     assert (pair.fold(0, CMFF) / "validation" / "summary.json").is_file()
     return pair.fold(0, CMFF).parent
 
@@ -174,11 +179,30 @@ def fusion(pair: Tiny, transition: dict[str, Any]) -> Path:
 def test_stock_prediction_ensembles_the_fused_output_and_ours_agrees(pair: Tiny, fusion: Path, tmp_path: Path) -> None:
     stock, ours = tmp_path / "stock", tmp_path / "ours"
     run_warm(pair.env, *pair.predict(pair.raw / "imagesTs", stock, [0, 1], CMFF)).succeeded()
-    status, text = ctnet("predict", "-i", pair.raw / "imagesTs", "-o", ours, "-m", fusion, "--speed", "best")
+    words = ("-o", ours, "-m", fusion, "--speed", "best", "--engine", "torch")
+    status, text = ctnet("predict", "-i", pair.raw / "imagesTs", *words)
     assert status == 0 and "× 2 folds" in text
     (file,) = stock.glob("*.nii.gz")
     labels = [sitk.GetArrayFromImage(sitk.ReadImage(str(folder / file.name))) for folder in (stock, ours)]
     assert np.array_equal(*labels)
+
+
+def test_the_reference_sees_all_sequences_at_once(pair: Tiny, tmp_path: Path) -> None:
+    """Stock and our prediction agree; the benchmark reads its losses off the log."""
+    from ctnet_nnunet.benchmark.cross_modality import DECIDING_LOSS, _course
+
+    run_warm(pair.env, *pair.train(0, EARLY)).succeeded()
+    folder = pair.fold(0, EARLY)
+    weights = read_checkpoint(folder / "checkpoint_final.pth")["network_weights"]
+    assert weights[next(key for key in weights if key.endswith("conv.weight"))].shape[1] == 2
+    run_warm(pair.env, *pair.predict(pair.raw / "imagesTs", tmp_path / "stock", [0], EARLY)).succeeded()
+    words = ("-o", tmp_path / "ours", "-m", folder.parent, "--speed", "best", "--engine", "torch")
+    status, text = ctnet("predict", "-i", pair.raw / "imagesTs", *words)
+    assert status == 0, text
+    (file,) = (tmp_path / "stock").glob("*.nii.gz")
+    labels = [sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / who / file.name))) for who in ("stock", "ours")]
+    assert np.array_equal(*labels)
+    assert len(_course(folder, DECIDING_LOSS[EARLY])) == 2
 
 
 def ctnet(*words: str | Path) -> tuple[int, str]:
