@@ -24,7 +24,7 @@ os.environ.update(
 )
 
 # The longest files: begun first, they leave no process waiting for another at the end.
-FIRST = ("test_demo_command.py", "test_tutorial.py")
+FIRST = ("test_demo_command.py", "test_tutorial.py", "test_slurm.py")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 

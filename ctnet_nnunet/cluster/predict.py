@@ -212,7 +212,8 @@ def _why(run: _Run, number: str, shard: Shard, state: JobState | None) -> str:
     """Why a job did not come to a scan."""
     record = read_record(run.folder, shard.name)
     own = record if record is not None and record.job == number else None
-    slurm = state.state if state is not None else slurm_state_in(read_end(job_log(run.folder, number)))
+    over = state is not None and not state.alive  # what it was when SLURM last knew it says nothing of its end
+    slurm = state.state if state is not None and over else slurm_state_in(read_end(job_log(run.folder, number)))
     if own is not None and own.reason and not (own.reason == TERMINATED and slurm in STATES):
         return f"its job {number} failed on {own.node}: {own.reason}"
     if own is None and not slurm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -309,9 +308,13 @@ def _refuse_existing(request: Request, delivery: Delivery, cases: Sequence[Case]
 def _require_writable(folder: Path) -> None:
     """Before the work: the folder, or the one in which it would be made, takes files."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "cannot be written to" if there.is_dir() else "is no folder"
-        raise SetupError(f"{there}: {what}; choose another -o")
+    if not there.is_dir():
+        raise SetupError(f"{there}: is no folder; choose another -o")
+    try:
+        with tempfile.TemporaryFile(dir=there):  # rights alone do not say it: a disk may be mounted to be read only
+            pass
+    except OSError as error:
+        raise SetupError(f"{there}: cannot be written to ({error.strerror}); choose another -o") from None
 
 
 def torch_device(name: str) -> torch.device:

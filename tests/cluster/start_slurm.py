@@ -73,6 +73,7 @@ def missing_programs() -> list[str]:
 @contextmanager
 def slurm(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
     """Run munged, slurmctld and slurmd in ``folder``; yields the variables that make the commands find them."""
+    folder = folder.resolve()
     (folder / "state").mkdir(parents=True)
     (folder / "spool").mkdir()
     folder.chmod(0o755)

@@ -123,7 +123,7 @@ def test_a_wall_time_ends_in_the_middle_of_a_training(cluster: Cluster, long_cha
     assert re.search(r"folds: job \d+_0, \d+_1, behind pretrain \(\d+\), each behind its own", long_chain.stdout)
     wait_for("the first checkpoint", (fold / "checkpoint_latest.pth").is_file)
     minutes = elapsed_minutes(cluster, jobs["fold_0"])
-    cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", f"TimeLimit={minutes + 2}")
+    cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", f"TimeLimit={minutes + 3}")
     wait_for("the requeue", lambda: restarts(cluster, jobs["fold_0"]) == 1)
     cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", "TimeLimit=20")
     stopped = torch.load(fold / "checkpoint_latest.pth", weights_only=True)
