@@ -10,6 +10,7 @@ import typer
 from ctnet_nnunet.cli.benchmark_convert import convert
 from ctnet_nnunet.cli.benchmark_cross_modality import cross_modality
 from ctnet_nnunet.cli.benchmark_predict import predict
+from ctnet_nnunet.cli.benchmark_scaling import scaling
 from ctnet_nnunet.cli.lists import ListsAfterOptions
 from ctnet_nnunet.cli.low_label import low_label
 from ctnet_nnunet.errors import PlanError, SetupError
@@ -31,6 +32,7 @@ MEMORY_PLANS = ("40,56,40:16", "64,64,64:32", "48,96,80:32")
 app.command("convert")(convert)
 app.command("predict", cls=ListsAfterOptions)(predict)
 app.command("cross-modality")(cross_modality)
+app.command("scaling")(scaling)
 
 
 @app.callback()

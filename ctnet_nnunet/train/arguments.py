@@ -1,4 +1,4 @@
-"""The arguments of nnUNetv2_train, and one of our own."""
+"""The arguments of nnUNetv2_train, and three of our own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Arguments:
-    """What nnUNetv2_train is told; ``batch_per_rank`` is ours."""
+    """What nnUNetv2_train is told; ``batch_per_rank``, ``measure_steps`` and ``measure_out`` are ours."""
 
     dataset: str
     configuration: str
@@ -27,6 +27,8 @@ class Arguments:
     disable_checkpointing: bool
     device: str
     batch_per_rank: int | None
+    measure_steps: int | None
+    measure_out: str | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +57,16 @@ def parse_arguments(words: Sequence[str] | None = None) -> Arguments:
         "--batch-per-rank", type=_positive, metavar="N",
         help="samples of each process; without it the plan's batch is divided among them",
     )  # fmt: skip
+    parser.add_argument(
+        "--measure-steps", type=_positive, metavar="N",
+        help="take N training steps, say what one costs, and end: nothing is trained or kept",
+    )  # fmt: skip
+    parser.add_argument("--measure-out", metavar="FILE", help="with --measure-steps: also as JSON")
     found = Arguments(**vars(parser.parse_args(words)))
+    if found.measure_steps is None and found.measure_out is not None:
+        parser.error("--measure-out wants --measure-steps")
+    if found.measure_steps is not None and (found.go_on or found.validate_only or found.num_gpus > 1):
+        parser.error("--measure-steps: not with --c, --val or -num_gpus")
     if found.go_on and found.validate_only:
         parser.error("--c and --val exclude each other")
     if found.go_on and found.pretrained_weights:
@@ -76,5 +87,5 @@ def _fold(word: str) -> int | str:
 
 def _positive(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of samples, 1 or more")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number, 1 or more")
     return int(word)

@@ -20,6 +20,7 @@ from ctnet_nnunet.train.arguments import Arguments
 from ctnet_nnunet.train.fold import Fold
 from ctnet_nnunet.train.going_on import load
 from ctnet_nnunet.train.group import Launch, process_group
+from ctnet_nnunet.train.step_cost import measure_step
 from ctnet_nnunet.trainers import stock_hooks
 from ctnet_nnunet.trainers.preemption import STOPPED_STATUS, StopSignals
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
@@ -67,6 +68,10 @@ def _train_one(
     trainer.disable_checkpointing = arguments.disable_checkpointing
     if launch.world > 1:
         fold.settle_splits(trainer, launch)
+    if arguments.measure_steps is not None:
+        out = None if arguments.measure_out is None else Path(arguments.measure_out).absolute()
+        measure_step(trainer, arguments.measure_steps, out)
+        return
     load(trainer, arguments, launch, ahead)
     if torch.cuda.is_available():
         cudnn.deterministic, cudnn.benchmark = False, True

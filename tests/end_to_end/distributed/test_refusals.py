@@ -105,7 +105,7 @@ def test_every_difference_is_named(changes: dict[str, object], said: str) -> Non
         (["--c", "--val"], "--c and --val exclude each other"),
         (["--c", "-pretrained_weights", "x"], "--c and -pretrained_weights exclude each other"),
         (["--val_best", "--disable_checkpointing"], "--val_best and --disable_checkpointing exclude each other"),
-        (["--batch-per-rank", "0"], "'0' is not a number of samples, 1 or more"),
+        (["--batch-per-rank", "0"], "'0' is not a whole number, 1 or more"),
         (["-device", "tpu"], "invalid choice: 'tpu'"),
     ],
 )
