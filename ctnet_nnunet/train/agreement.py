@@ -26,8 +26,9 @@ class Facts:
     Attributes:
         host: Its machine's name.
         versions: Of :data:`PACKAGES`.
-        files: Path → hash of the content; None where there is no such file.
-        cases: Folder → file name → bytes; None where there is no such folder.
+        files: Name (below nnUNet_preprocessed, which may lie elsewhere on each machine) → hash of the content; None
+            where there is no such file.
+        cases: Folder, named likewise → file name → bytes; None where there is no such folder.
         shared: Whether it sees what rank 0 has written to the results folder.
     """
 
@@ -56,8 +57,8 @@ def check_agreement(files: list[Path], folders: list[Path], results: Path) -> fl
     mine = Facts(
         socket.gethostname(),
         {name: metadata.version(name) for name in PACKAGES},
-        {str(file): _digest(file) for file in files},
-        {str(folder): _sizes(folder) for folder in folders},
+        {f"{file.parent.name}/{file.name}": _digest(file) for file in files},
+        {f"{folder.parent.name}/{folder.name}": _sizes(folder) for folder in folders},
         _appears(token),
     )
     everyone = ranks.gathered_objects(mine)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ctnet_nnunet.errors import SetupError
+from ctnet_nnunet.train.meeting import name_of_attempt
 from ctnet_nnunet.trainers.ddp import rank_device
 
 # As long as rank 0 may unpack a dataset; torchrun ends the others of a process that has died long before.
@@ -43,8 +44,14 @@ class Launch:
         """Read torchrun's variables."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return Launch()
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
-        return Launch(*(int(os.environ[name]) for name in names), by_torchrun=True)
+
+        def number(name: str) -> int:
+            return int(os.environ[name])
+
+        return Launch(
+            number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"), number("LOCAL_WORLD_SIZE"),
+            number("TORCHELASTIC_RESTART_COUNT"), by_torchrun=True,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -61,7 +68,10 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[torch.device
     _check_devices(launch, device)
     if device.type == "cuda":
         torch.cuda.set_device(launch.local_rank)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store = dist.PrefixStore(name_of_attempt(store, rank, world), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     yield rank_device(device)
     # Not behind an error: the others may be in a collective, and torchrun ends them.
     dist.destroy_process_group()

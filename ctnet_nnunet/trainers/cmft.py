@@ -18,7 +18,7 @@ from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.cross_modality import check_discriminator_patch, fusion_network
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.trainers.cross_modality import CrossModalityTrainer
-from ctnet_nnunet.trainers.ddp import distributed
+from ctnet_nnunet.trainers.ddp import copy_from_first, distributed
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 from ctnet_nnunet.trainers.pretrain_data import CropLoader, FixedBatches
 from ctnet_nnunet.trainers.schedule import ConstantScheduler
@@ -79,6 +79,8 @@ class nnUNetTrainerCMFT(CrossModalityTrainer, nnUNetTrainerCTNetPretrain):
         configuration = {**self.configuration_manager.configuration, "patch_size": self.patch}
         network = fusion_network(configuration, options, self.label_manager.num_segmentation_heads)
         self.network = network.to(self.device)
+        if self.is_ddp:
+            copy_from_first(network)  # the fusion, too, which is in the checkpoint and does not learn here
         self.knows_what_fits(network)
         dimensions = len(self.patch)
         self.translators = Translators(network, dimensions).to(self.device)

@@ -44,6 +44,12 @@ def distributed(network: nn.Module, device: torch.device, has_unused: bool = Fal
     return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=has_unused)
 
 
+def copy_from_first(network: nn.Module) -> None:
+    """Give a network that is not wrapped as a whole the weights of rank 0's."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        dist.broadcast(tensor.detach(), src=0)
+
+
 @contextmanager
 def stock_wraps_for(device: torch.device) -> Iterator[None]:
     """Inside, stock's ``initialize`` wraps for this device; it would take a GPU by the rank over all machines."""

@@ -32,6 +32,8 @@ class SeveralProcesses(nnUNetTrainer):  # type: ignore[misc]
         batch_share: By what a rank's mean loss is multiplied, so that each sample weighs the same.
     """
 
+    output_folder_base: str
+    output_folder: str
     batch_per_rank: int | None = None
     batch_share: float = 1.0
     needs_equal_shares: ClassVar[bool] = False

@@ -29,7 +29,8 @@ def reports_user_errors(method: Method) -> Method:
             return method(*args, **kwargs)
         except CTNetError as error:
             if _is_first_to_say(str(error)):
-                where = f"rank {ranks.rank()} on {socket.gethostname()}: " if ranks.rank() else ""
+                named = ranks.rank() == 0 or str(error).startswith("rank ")
+                where = "" if named else f"rank {ranks.rank()} on {socket.gethostname()}: "
                 sys.stdout.flush()
                 print(f"ctnet: error: {where}{error}", file=sys.stderr, flush=True)
             raise SystemExit(error.exit_status) from error

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from ctnet_nnunet.checkpoints import random_state
 from ctnet_nnunet.errors import CheckpointError, TrainingError
 from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.trainers.checkpointing import CheckpointingTrainer
@@ -180,6 +181,21 @@ def test_folds_and_ranks_are_seeded_differently_and_repeatably() -> None:
     assert found == {(fold, rank): draws(fold, rank) for fold, rank in found}
     for generator in range(3):
         assert len({values[generator] for values in found.values()}) == len(found)
+
+
+def test_behind_a_checkpoint_rank_0_draws_on_and_the_others_draw_something_else() -> None:
+    def draws(rank: int, epoch: int) -> tuple[float, float, float]:
+        StandIn(local_rank=rank, current_epoch=epoch)._go_on_drawing(state)
+        return float(torch.rand(1)), float(np.random.rand()), random.random()
+
+    StandIn().seed_everything()
+    state = random_state()
+    wanted = float(torch.rand(1)), float(np.random.rand()), random.random()
+    assert draws(0, 3) == wanted
+    found = {(rank, epoch): draws(rank, epoch) for rank in (1, 2) for epoch in (3, 4)}
+    assert found == {(rank, epoch): draws(rank, epoch) for rank, epoch in found}
+    for generator in range(3):
+        assert len({wanted[generator], *(values[generator] for values in found.values())}) == 5
 
 
 def test_the_progress_picture_is_drawn_sometimes_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

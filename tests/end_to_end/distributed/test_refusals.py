@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from ctnet_nnunet.train import agreement
 from ctnet_nnunet.train.agreement import Facts, difference
 from ctnet_nnunet.train.arguments import parse_arguments
 from tests.conftest import FOLDERS
-from tests.distributed.launch import run_ranks
 from tests.end_to_end.commands import Finished
+from tests.end_to_end.distributed.launch import run_ranks
 from tests.end_to_end.tiny import TRAINER, Tiny
 
 HOST = socket.gethostname()
@@ -28,7 +29,7 @@ def words(tiny: Tiny, trainer: str = TRAINER, *more: str) -> list[str]:
 
 def line_of(finished: list[Finished], status: int = 2) -> str:
     """The one line that all ranks together have said; whoever said it ended with the status."""
-    lines = [(rank.status, line) for rank in finished for line in rank.error_lines]
+    lines = [(rank.status, line) for rank in finished for line in rank.error_lines if "error:" in line]
     assert len(lines) == 1, [rank.stdout + rank.stderr for rank in finished]
     assert lines[0][0] == status
     assert not any("Traceback" in rank.stderr for rank in finished), [rank.stderr for rank in finished]
@@ -44,19 +45,28 @@ def test_more_processes_than_samples(copy_of_planned: Tiny, trainer: str) -> Non
     assert not list(tiny.env.results.rglob("*.pth"))
 
 
-def test_other_data_and_other_results_on_one_machine(copy_of_planned: Tiny, tmp_path: Path) -> None:
-    tiny = copy_of_planned
-    other = tmp_path / "other"
-    for name in FOLDERS[1:]:
-        shutil.copytree(tiny.env.root / name, other / name)
+def impatient(rank: int) -> None:
+    agreement.SHARED_SECONDS = 0.5
 
-    def refused(variable: str) -> str:
-        line = line_of(run_ranks(tiny.env, *words(tiny), by_rank={1: {variable: str(other / variable)}}))
+
+def test_other_data_and_other_results(copy_of_planned: Tiny, tmp_path: Path) -> None:
+    tiny = copy_of_planned
+    for name in FOLDERS[1:]:
+        shutil.copytree(tiny.env.root / name, tmp_path / "other" / name)
+    other = {name: str(tmp_path / "other" / name) for name in FOLDERS[1:]}
+
+    def refused(*variables: str) -> str:
+        by_rank = {1: {name: other[name] for name in variables}}
+        line = line_of(run_ranks(tiny.env, *words(tiny), by_rank=by_rank, before=impatient))
         assert f"rank 1 on {HOST}" in line and f"rank 0 on {HOST}" in line
-        assert not list(tiny.env.results.rglob("*")) or not list(tiny.env.results.rglob("plans.json"))
+        assert not list(tiny.env.results.rglob("*"))
         return line
 
     assert "does not see what" in refused("nnUNet_results")
+    case = next((tmp_path / "other").rglob("tr_*.b2nd"))
+    case.unlink()
+    line = refused("nnUNet_preprocessed")
+    assert f"in {tiny.dataset}/nnUNetPlans_3d_fullres, {case.name} is there on one of them only (1 such files)" in line
 
 
 def facts() -> Facts:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch.distributed as dist
 
 from tests.conftest import NnunetEnv
 from tests.end_to_end.commands import PRELOADED, Finished, _child, _text, environment
@@ -40,12 +41,13 @@ def run_ranks(
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
-    command, port = [str(word) for word in words], _free_port()
+    command = [str(word) for word in words]
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as the agent has one
     with TemporaryDirectory() as folder:
         files = [(Path(folder) / f"{rank}.out", Path(folder) / f"{rank}.err") for rank in range(world)]
         processes: list[Any] = []
         for rank in range(world):
-            extra = {**_torchruns_variables(rank, world, port), **(by_rank or {}).get(rank, {})}
+            extra = {**_torchruns_variables(rank, world, store.port), **(by_rank or {}).get(rank, {})}
             work = functools.partial(_train, command, rank, before)
             processes.append(server.Process(target=_child, args=(work, environment(env, **extra), *files[rank])))
             processes[-1].start()
@@ -60,14 +62,8 @@ def _torchruns_variables(rank: int, world: int, port: int) -> dict[str, str]:
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
-        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait(processes: Sequence[Any], patience: float) -> None:

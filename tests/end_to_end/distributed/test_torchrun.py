@@ -15,13 +15,13 @@ import pytest
 
 from ctnet_nnunet.checkpoints import read_checkpoint
 from tests.conftest import NnunetEnv
-from tests.distributed.launch import run_ranks
-from tests.distributed.test_refusals import line_of, words
 from tests.end_to_end.commands import BIN, environment
+from tests.end_to_end.distributed.launch import run_ranks
+from tests.end_to_end.distributed.test_refusals import line_of, words
 from tests.end_to_end.tiny import TRAINER, Tiny, prepare
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads Linux's /proc")
-EPOCHS, SECONDS = 5, 280
+EPOCHS, SECONDS = 5, 420
 
 
 @pytest.fixture(scope="module")

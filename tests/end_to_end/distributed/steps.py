@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ctnet_nnunet import ranks
 
 BATCH, PATCH, CHANNELS = 4, {"3d_fullres": (16, 24, 24), "2d": (24, 24)}, 2
-ALONE = {"epochs": 2, "iterations": 2, "val_iterations": 1, "warmup_epochs": 0, "mixed_precision": False}
+SCHEDULE = {"epochs": 2, "iterations": 2, "val_iterations": 1, "warmup_epochs": 0}
 PAIRS = {"arch": "plan", "features": 4, "discriminator_levels": 3, "pool_size": 3, "pictures_every": 0}
 SEMI = {"teacher_pretraining": 0.0}
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
@@ -76,8 +76,9 @@ def built(run: Run, preprocessed: Path) -> Any:
         kwargs = configuration["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [4 * 2**stage for stage in range(kwargs["n_stages"])]
     if run.trainer != "nnUNetTrainer":
-        configuration["ctnet"] = {**block, **ALONE, **run.block}
-        configuration["ctnet"].pop("batch_size", None)
+        table = {**SCHEDULE, "batch_size": run.batch}
+        tables = dict.fromkeys(("cmft", "cmff"), table)
+        configuration["ctnet"] = {**block, **table, "mixed_precision": False, **tables, **run.block}
     plans["continue_training"] = False
     dataset = json.loads((preprocessed / "dataset.json").read_text())
     if run.labels is not None:
@@ -151,8 +152,8 @@ def batch_of(run: Run, trainer: Any, step: int) -> dict[str, Any]:
         "augmented": labelled["data"], "inside": labelled["data"],
         "usable": torch.tensor([True, False, True, True]),
         "pair": images(run.batch, 2, CHANNELS), "crop": labelled["data"], "host": labelled["data"],
-        "heat": images(run.batch, 2).abs(), "heat_valid": valid, "location": torch.rand(4, generator=generator).double(),
-        "location_valid": valid[:, 0],
+        "heat": images(run.batch, 2).abs(), "heat_valid": valid,
+        "location": torch.rand(4, generator=generator).double(), "location_valid": valid[:, 0],
     }  # fmt: skip
 
 

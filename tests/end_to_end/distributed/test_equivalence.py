@@ -15,8 +15,8 @@ from ctnet_nnunet.planning.changes import parse_assignments
 from ctnet_nnunet.planning.write import write_plan
 from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
 from tests.conftest import NnunetEnv
-from tests.distributed.steps import CHANNELS, PATCH, RUNS, run_all
 from tests.end_to_end.commands import PRELOADED, _child, environment
+from tests.end_to_end.distributed.steps import CHANNELS, PATCH, RUNS, run_all
 from tests.end_to_end.tiny import Tiny, settings
 from tests.synthetic import make_dataset, plan_and_preprocess
 
@@ -72,6 +72,8 @@ def test_two_processes_are_one(found: Path, name: str) -> None:
             mean = sum(part[entry] for part in parts) / 2
             assert mean == pytest.approx(whole[entry], rel=1e-4, abs=1e-7, nan_ok=True), entry
     for entry, value in single["logged"].items():
+        if entry == "val_losses" and RUNS[name].batch % 2:
+            continue  # stock's mean of the processes' means
         assert first["logged"][entry] == pytest.approx(value, rel=1e-4), entry
     if "Reciprocal" in name:
         assert single["outputs"][0]["h"] != 0
