@@ -7,6 +7,7 @@ which therefore stand in their order.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import subprocess
@@ -101,6 +102,14 @@ def wait_for(what: str, condition: Callable[[], Any]) -> None:
     raise AssertionError(f"waited {SECONDS} s for {what}")
 
 
+def table(status: Finished, trainer: str) -> dict[str, str]:
+    """The rows of a trainer's chain: step → line."""
+    lines = iter(status.stdout.splitlines())
+    next(line for line in lines if line.startswith("Dataset") and f" {trainer}__" in line)
+    rows = itertools.takewhile(lambda line: not line.startswith("Dataset"), lines)
+    return {line.split("  ")[0]: line for line in rows}
+
+
 def refused(finished: Finished, *expected: str) -> None:
     assert finished.status == 2, finished.stdout + finished.stderr
     (line,) = finished.error_lines
@@ -143,7 +152,7 @@ def test_a_cancelled_job_and_a_full_disk(cluster: Cluster) -> None:
 
     status = cluster.run("ctnet", "status", cluster.tiny.id)
     assert status.status == 1
-    rows = {line.split("  ")[0]: line for line in status.stdout.split("nnUNetTrainerCTNet__")[1].splitlines()}
+    rows = table(status, trainer)
     assert "could not be written" in rows["fold 0"] and "free disk space" in rows["fold 0"], status.stdout
     assert "failed" in rows["fold 1"] and "cancelled" in rows["fold 1"], status.stdout
     assert "not run, because a step before it failed" in rows["report"], status.stdout
@@ -208,8 +217,9 @@ def test_the_training_went_on_and_the_chain_ended(cluster: Cluster, long_chain: 
     jobs, fold = jobs_of(cluster, SLOW), cluster.tiny.fold(0, SLOW)
     wait_for("the chain's end", lambda: not any(state.alive for state in job_states(jobs.values()).values()))
 
-    status = cluster.run("ctnet", "status", cluster.tiny.dataset).stdout.split(f"{SLOW}__")[1]
-    assert status.count("finished") == len(jobs) + 1, status  # preprocessing was finished before
+    rows = table(cluster.run("ctnet", "status", cluster.tiny.dataset), SLOW)
+    finished = [title for title, line in rows.items() if "finished" in line]
+    assert len(finished) == len(jobs) + 1, rows  # preprocessing was finished before
     record = json.loads((cluster.chain(SLOW) / "records" / "fold_0.json").read_text())
     assert record["starts"] == 2 and record["command"].endswith("--c") and record["reason"] == ""
     log = (cluster.chain(SLOW) / "logs" / "fold_0.txt").read_text()
