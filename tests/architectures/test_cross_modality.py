@@ -20,6 +20,8 @@ from ctnet_nnunet.architectures.cross_modality import (
 from ctnet_nnunet.architectures.from_plan import as_ctnet, network_from_plan
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.benchmark.steps import Workload, architecture_of
+from ctnet_nnunet.checkpoints import HEADS
+from ctnet_nnunet.cross_modality.cmft import Translators
 
 PAIRS = [[0, 1], [2, 3]]
 CLASSES = 3
@@ -46,7 +48,11 @@ def test_the_papers_parameter_counts() -> None:
     assert parameters(generator) == 4_121_682
     assert parameters(Discriminator(2)) == 698_609
     branches: tuple[Branch, Branch] = (PaperBranch(2, 4), PaperBranch(2, 4))
-    assert parameters(CMFFNet(branches, PAIRS, 4).fusion) == 41_780
+    network = CMFFNet(branches, PAIRS, 4)
+    assert parameters(network.fusion) == 41_780
+    translators = Translators(network)
+    body = sum(tensor.numel() for key, tensor in network.branch_a.named_parameters() if HEADS not in key)
+    assert body + parameters(translators.heads["a_to_b"]) == 4_121_682
 
 
 def test_the_papers_shapes() -> None:
@@ -54,6 +60,8 @@ def test_the_papers_shapes() -> None:
     with torch.inference_mode():
         assert Discriminator(2, features=2)(torch.zeros(1, 2, 128, 128, 128)).shape == (1, 1, 7, 7, 7)
         network = paper_net()
+        assert PaperBranch(2, 2, 2)(image()[:, :2]).shape == (1, 2, 32, 32, 32)
+        assert Translators(network).a_to_b(image()[:, :2]).shape == (1, 2, 32, 32, 32)
         fine, coarse = network.branch_a.features(image()[:, :2])
         assert fine.shape == (1, 2, 32, 32, 32) and coarse.shape == (1, 2, 16, 16, 16)
         assert network(image()).shape == (1, CLASSES, 32, 32, 32)

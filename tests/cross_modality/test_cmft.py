@@ -76,6 +76,26 @@ def test_the_generators_loss_is_made_of_its_parts() -> None:
     torch.testing.assert_close(losses["loss"], fooled + 3 * cycles + 0.5 * paired)
 
 
+def test_the_cycle_of_identities_costs_nothing() -> None:
+    """G and F that give back what they get, and discriminators that give 0: what is left is the adversarial part."""
+    unit = step()
+
+    class Identities(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+            return {"fake_a": b, "fake_b": a, "cycled_a": a, "cycled_b": b}
+
+    unit.translators = Identities()
+    nn.init.zeros_(unit.discriminators.a.layers[-1].weight)  # type: ignore[union-attr, index]
+    nn.init.zeros_(unit.discriminators.b.layers[-1].weight)  # type: ignore[union-attr, index]
+    losses, made = unit.generators(*images())
+    assert float(losses["cycle_a"]) == float(losses["cycle_b"]) == 0.0
+    biases = [float(judge.layers[-1].bias.detach()) for judge in (unit.discriminators.a, unit.discriminators.b)]  # type: ignore[union-attr, index, operator]
+    assert float(losses["loss"].detach()) == pytest.approx(sum((bias - 1) ** 2 for bias in biases))
+    judged = unit.judges(*images(), made)
+    halves = [0.5 * ((bias - 1) ** 2 + bias**2) for bias in biases]
+    assert float(judged["discriminators"].detach()) == pytest.approx(sum(halves))
+
+
 def test_gradients_go_where_they_belong() -> None:
     unit = step()
     a, b = images()

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
-from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.errors import CheckpointError, DataError
 from tests.conversion.fake_dicom import write_series
 from tests.inference.fusion_model import write_fusion
 from tests.inference.test_run import predict
@@ -129,6 +129,15 @@ def test_a_single_sequence_that_is_missing_is_refused_by_name(models: Models, fo
     named = {"files": "channel 0001 is missing", "bids": "lacks the channel T1w,ce=gd"}
     assert named.get(form.split()[-1], "lacks the channel T1c") in str(caught.value)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_generators_of_other_pairs_are_refused(models: Models, tmp_path: Path) -> None:
+    others = write_fusion(tmp_path / f"{CMFT}__P__3d_fullres", CMFT, folds=1, pairs=[[2, 3], [0, 1]])
+    source, _ = write(tmp_path, "files", (0, 1))
+    with pytest.raises(CheckpointError) as caught:
+        predict("-i", source, "-o", tmp_path / "out", "-m", models.fuses_alone, "--synthesis", others)
+    assert "its pairs are [['T2', 'FLAIR'], ['T1', 'T1c']]" in str(caught.value)
+    assert "give the first stage of the same data set" in str(caught.value) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("channels", [(0, 1, 2, 3), (2, 3)])
