@@ -54,6 +54,7 @@ RUNS = {
     "ImagingPlanes": Run("nnUNetTrainerImagingPlanes", configuration="2d", plans="nnUNetPlans"),
     "CMFT": Run("nnUNetTrainerCMFT", {"cross_modality": PAIRS}, plans="nnUNetPlans"),
     "CMFF": Run("nnUNetTrainerCMFF", {"cross_modality": PAIRS}, plans="nnUNetPlans"),
+    "EarlyFusion": Run("nnUNetTrainerEarlyFusion", {"cross_modality": PAIRS}, plans="nnUNetPlans"),
     "Reciprocal": Run("nnUNetTrainerReciprocal", semi()),
     "Reciprocal, rlsss": Run("nnUNetTrainerReciprocal", semi(preset="rlsss")),
     "MeanTeacher": Run("nnUNetTrainerMeanTeacher", semi(teacher_noise=0.0, consistency_rampup=0.0)),
