@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from nnunetv2.run import run_training as stock
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch.backends import cudnn
@@ -27,7 +26,7 @@ from ctnet_nnunet.trainers.resilient import ResilientTrainer
 from ctnet_nnunet.trainers.several_processes import SeveralProcesses
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 
-LOST_PEER = ("closed by peer", "reset by peer", "Broken pipe")
+LOST_PEER = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "ncclRemoteError")
 
 
 def train(arguments: Arguments) -> None:
@@ -35,10 +34,12 @@ def train(arguments: Arguments) -> None:
     try:
         _train(arguments)
     except RuntimeError as error:
-        lost = isinstance(error, dist.DistBackendError) or any(words in str(error) for words in LOST_PEER)
-        if not (ranks.in_group() and lost):
+        if not (ranks.in_group() and any(words in str(error) for words in LOST_PEER)):
             raise
-        print(f"ctnet: rank {ranks.rank()}: another rank has ended; what it said stands above", file=sys.stderr)
+        reason = str(error).splitlines()[0]
+        print(
+            f"ctnet: rank {ranks.rank()}: another rank has ended ({reason}); what it said stands above", file=sys.stderr
+        )
         raise SystemExit(1) from None
 
 

@@ -20,7 +20,7 @@ from tests.end_to_end.distributed.steps import CHANNELS, PATCH, RUNS, run_all
 from tests.end_to_end.tiny import Tiny, settings
 from tests.synthetic import make_dataset, plan_and_preprocess
 
-SECONDS = 300
+SECONDS = 600
 
 
 @pytest.fixture(scope="module")
