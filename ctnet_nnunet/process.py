@@ -60,16 +60,17 @@ def run_command(
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [find_program(command[0]), *command[1:]],
-            cwd=workplace.folder,
-            env=workplace.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=() if workplace.inherited is None else (workplace.inherited,),
-        )
+        with _not_for_children():
+            process = subprocess.Popen(
+                [find_program(command[0]), *command[1:]],
+                cwd=workplace.folder,
+                env=workplace.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if workplace.inherited is None else (workplace.inherited,),
+            )
         try:
             while True:
                 try:
@@ -81,6 +82,19 @@ def run_command(
             _end(process, patience)
             raise
     return time.monotonic() - started, status
+
+
+@contextmanager
+def _not_for_children() -> Iterator[None]:
+    """Children started inside have SIGUSR2 blocked: SLURM sends it to every process of a job, not to the one we mean."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
