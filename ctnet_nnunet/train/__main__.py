@@ -6,13 +6,10 @@ import os
 
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
 from ctnet_nnunet.train.arguments import parse_arguments
-from ctnet_nnunet.train.diverted import divert_results
 
 if __name__ == "__main__":
     arguments = parse_arguments()
     os.environ[VARIABLE] = with_shim(os.environ.get(VARIABLE))
-    if arguments.measure_steps is not None:
-        divert_results()
     # Behind the arguments, because it imports nnU-Net, which takes seconds.
     from ctnet_nnunet.train.run import train
 

@@ -19,7 +19,7 @@ from ctnet_nnunet.train.arguments import Arguments
 from ctnet_nnunet.train.fold import Fold
 from ctnet_nnunet.train.going_on import load
 from ctnet_nnunet.train.group import Launch, process_group
-from ctnet_nnunet.train.step_cost import measure_step
+from ctnet_nnunet.train.step_cost import measure_step, results_elsewhere
 from ctnet_nnunet.trainers import stock_hooks
 from ctnet_nnunet.trainers.preemption import STOPPED_STATUS, StopSignals
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
@@ -64,15 +64,13 @@ def _train_one(
 ) -> None:
     fold = Fold(arguments)
     ahead = fold.check_agreement() if launch.world > 1 else 0.0
-    trainer = fold.trainer(trainer_class, device)
-    trainer.batch_per_rank = arguments.batch_per_rank
-    trainer.disable_checkpointing = arguments.disable_checkpointing
-    if launch.world > 1:
-        fold.settle_splits(trainer, launch)
     if arguments.measure_steps is not None:
-        out = None if arguments.measure_out is None else Path(arguments.measure_out).absolute()
-        measure_step(trainer, arguments.measure_steps, out)
+        with results_elsewhere():
+            trainer = _constructed(fold, trainer_class, arguments, launch, device)
+            out = None if arguments.measure_out is None else Path(arguments.measure_out).absolute()
+            measure_step(trainer, arguments.measure_steps, out)
         return
+    trainer = _constructed(fold, trainer_class, arguments, launch, device)
     load(trainer, arguments, launch, ahead)
     if torch.cuda.is_available():
         cudnn.deterministic, cudnn.benchmark = False, True
@@ -81,6 +79,17 @@ def _train_one(
     if arguments.validate_best:
         trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     trainer.perform_actual_validation(arguments.npz)
+
+
+def _constructed(
+    fold: Fold, trainer_class: type[SeveralProcesses], arguments: Arguments, launch: Launch, device: torch.device
+) -> SeveralProcesses:
+    trainer = fold.trainer(trainer_class, device)
+    trainer.batch_per_rank = arguments.batch_per_rank
+    trainer.disable_checkpointing = arguments.disable_checkpointing
+    if launch.world > 1:
+        fold.settle_splits(trainer, launch)
+    return trainer
 
 
 def _let_stock_start_them(arguments: Arguments, launch: Launch, device: torch.device) -> None:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import shutil
 import statistics
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from ctnet_nnunet import ranks
 from ctnet_nnunet.files import write_text
 
 WARM_UP_STEPS = 2
+RESULTS = "nnUNet_results"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,23 @@ class _Joined:
         buffer = bucket.buffer()
         self.bytes += buffer.numel() * buffer.element_size()
         return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type] # there is a group
+
+
+@contextmanager
+def results_elsewhere() -> Iterator[None]:
+    """Inside, nnUNet_results is a folder in it that is removed behind: trainers write as soon as they exist.
+
+    All ranks call it.
+    """
+    results = os.environ[RESULTS]
+    folder = ranks.from_first(str(Path(results) / f".ctnet_measured_{uuid.uuid4().hex}"))
+    os.environ[RESULTS] = folder
+    try:
+        yield
+    finally:
+        os.environ[RESULTS] = results
+        if ranks.rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure_step(trainer: Any, steps: int, out: Path | None) -> StepCost:

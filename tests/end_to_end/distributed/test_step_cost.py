@@ -1,0 +1,43 @@
+"""The cost of a step, measured in one process and in two by the real trainer; nothing of it stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctnet_nnunet.train.arguments import parse_arguments
+from tests.conftest import NnunetEnv
+from tests.end_to_end.distributed.launch import run_ranks
+from tests.end_to_end.distributed.test_refusals import words
+from tests.end_to_end.tiny import TRAINER, prepare
+
+
+def test_one_process_and_two(nnunet_env: NnunetEnv, tmp_path: Path) -> None:
+    tiny = prepare(nnunet_env, 657, "StepCost", unlabelled=0)
+    costs = []
+    for world in (1, 2):
+        out = tmp_path / f"{world}.json"
+        measured = run_ranks(tiny.env, *words(tiny, TRAINER), "--measure-steps", 1, "--measure-out", out, world=world)
+        assert [rank.status for rank in measured] == [0] * world, measured[0].stderr
+        costs.append(json.loads(out.read_text()))
+        (line,) = [line for line in measured[0].stdout.splitlines() if "GFLOP" in line]
+        assert line.startswith(f"{TRAINER}, {tiny.plans} 3d_fullres, {world} process")
+        assert not any("GFLOP" in rank.stdout for rank in measured[1:])
+    alone, together = costs
+    assert alone["joined_bytes"] == 0
+    assert together["joined_bytes"] == 4 * together["parameters"] > 0
+    assert together["flops"] == alone["flops"] > 2 * alone["parameters"]
+    assert together["batch"] == alone["batch"] == 2
+    assert len(together["seconds"]) == 1 and together["seconds"][0] > 0
+    assert not tiny.fold(0).exists()
+    assert not list(tiny.env.results.glob(".ctnet_*"))
+
+
+@pytest.mark.parametrize("more", [["--c"], ["--val"], ["-num_gpus", "2"]])
+def test_what_does_not_go_together(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(["501", "3d_fullres", "0", "--measure-steps", "2", *more])
+    assert ended.value.code == 2
+    assert "--measure-steps: not with --c, --val or -num_gpus" in capsys.readouterr().err
