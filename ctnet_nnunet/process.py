@@ -86,7 +86,7 @@ def run_command(
 
 @contextmanager
 def _not_for_children() -> Iterator[None]:
-    """Children started inside have SIGUSR2 blocked: SLURM sends it to every process of a job, not to ours alone."""
+    """Children started inside have SIGUSR2 blocked: SLURM sends it to every process of a job, not to this one alone."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -16,12 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 NODE = "node1"
-START_SECONDS = 30
+START_SECONDS = STOP_SECONDS = 30
 # cred_expire: a requeued job waits as long as an old credential is good; the default is two minutes.
 CONFIGURATION = """\
 ClusterName=loopback
@@ -108,7 +109,7 @@ def slurm(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
         _wait_until_idle(environment, folder)
         yield variables
     finally:
-        subprocess.run(["scancel", f"--user={getpass.getuser()}"], env=environment, capture_output=True, timeout=30)
+        _end_jobs(environment)
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
         for process in reversed(started):
@@ -117,6 +118,17 @@ def slurm(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _end_jobs(environment: dict[str, str]) -> None:
+    """Cancel what is left and wait for its end: a step's own daemon outlives a slurmd that goes first."""
+    quiet: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "timeout": 20}
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(["scancel", f"--user={getpass.getuser()}"], **quiet)
+        for _ in range(STOP_SECONDS * 2):
+            if not subprocess.run(["squeue", "--noheader"], **quiet).stdout.strip():
+                return
+            time.sleep(0.5)
 
 
 def _find(name: str) -> str | None:
