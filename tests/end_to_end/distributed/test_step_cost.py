@@ -28,7 +28,9 @@ def test_one_process_and_two(nnunet_env: NnunetEnv, tmp_path: Path) -> None:
     alone, together = costs
     assert alone["joined_bytes"] == 0
     assert together["joined_bytes"] == 4 * together["parameters"] > 0
-    assert together["flops"] == alone["flops"] > 2 * alone["parameters"]
+    # In a distributed training the lowest output's head is trained, too.
+    assert alone["flops"] <= together["flops"] < 1.01 * alone["flops"]
+    assert alone["flops"] > 2 * alone["parameters"]
     assert together["batch"] == alone["batch"] == 2
     assert len(together["seconds"]) == 1 and together["seconds"][0] > 0
     assert not tiny.fold(0).exists()
