@@ -31,7 +31,7 @@ def cross_modality(
 
     runs = Runs(
         data,
-        work,
+        work.absolute(),  # the trainings run in it, and name what they start from
         _sizes("--box", box),
         _sizes("--patch", patch),
         features,
