@@ -9,6 +9,7 @@ two bounds are: nothing of it is hidden, and as much as fits is.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,18 +42,25 @@ class Cost:
     joined_bytes: float
 
 
-def read_cost(file: Path) -> Cost:
+def read_cost(file: Path, patch: Sequence[int] = ()) -> Cost:
     """What ``ctnet_nnunet.train --measure-out`` wrote in a run of two or more ranks.
 
+    Args:
+        file: JSON.
+        patch: Another patch of the same network, to which the operations grow with the voxels; empty for the measured.
+
     Raises:
-        DataError: It is no such file, or of one process, which joins nothing.
+        DataError: It is no such file, or of one process, which joins nothing; or the patch has other dimensions.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        measured = [int(size) for size in content["patch"]]
+        flops = float(content["flops"]) / int(content["batch"])
+        shown = "×".join(map(str, patch or measured))
         cost = Cost(
             str(content["trainer"]),
-            str(content["plans"]),
-            float(content["flops"]) / int(content["batch"]),
+            f"{content['plans']}, patch {shown}",
+            flops * math.prod(patch or measured) / math.prod(measured),
             float(content["joined_bytes"]),
         )
         processes = int(content["ranks"])
@@ -60,6 +68,8 @@ def read_cost(file: Path) -> Cost:
         raise DataError(f"{file}: is no file of --measure-out ({error!r}); measure again") from None
     if processes < 2:
         raise DataError(f"{file}: was measured in one process, which joins no gradients; start two with torchrun")
+    if patch and len(patch) != len(measured):
+        raise DataError(f"--patch {list(patch)}: {file} was measured with {len(measured)} axes; give as many sizes")
     return cost
 
 

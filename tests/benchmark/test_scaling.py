@@ -47,9 +47,12 @@ def test_the_table_has_a_row_for_each_link() -> None:
 
 def test_files_of_one_process_and_other_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "cost.json"
-    content = {"trainer": "T", "plans": "p", "flops": 4e9, "batch": 2, "joined_bytes": 8, "ranks": 2}
+    content = {"trainer": "T", "plans": "p", "flops": 4e9, "batch": 2, "joined_bytes": 8, "ranks": 2, "patch": [4, 8]}
     file.write_text(json.dumps(content))
-    assert read_cost(file) == Cost("T", "p", 2e9, 8.0)
+    assert read_cost(file) == Cost("T", "p, patch 4×8", 2e9, 8.0)
+    assert read_cost(file, [8, 12]) == Cost("T", "p, patch 8×12", 6e9, 8.0)
+    with pytest.raises(DataError, match="measured with 2 axes"):
+        read_cost(file, [8, 8, 8])
     file.write_text(json.dumps({**content, "ranks": 1}))
     with pytest.raises(DataError, match="one process"):
         read_cost(file)
