@@ -22,6 +22,7 @@ from ctnet_nnunet.inference.model import Model
 from ctnet_nnunet.inference.run import Batch
 from ctnet_nnunet.inference.volume_figure import volume_figure
 
+OUTSIDE = "outside of the training cases’ range"
 NOTE = "For research. Not a medical device; not for diagnosis. A person must look at every contour."
 
 
@@ -45,8 +46,8 @@ def write_batch_page(out: Path, model: Model, batch: Batch) -> None:
     """Write ``report.html``: all scans in one table, with links to their pages."""
     cases = {case: batch.measurements[case] for case in batch.labels}
     page = _environment().get_template("batch.html").render(
-        structures=[structure.name for structure in batch.structures], cases=cases, warnings=batch.warnings,
-        failures=batch.failures, **_shared(model, batch),
+        structures=[structure.name for structure in batch.structures], cases=cases, failures=batch.failures,
+        look_at={case: _look_at(case, batch) for case in cases}, **_shared(model, batch),
     )  # fmt: skip
     write_text(out / "report.html", page)
 
@@ -141,14 +142,18 @@ def _among(reference: Reference | None, structure: str, volume_ml: float) -> tup
 
 
 def _rows(case: str, batch: Batch) -> list[dict[str, Any]]:
-    return [
-        {
-            "colour": colour(batch.structures, structure),
-            "item": item,
-            "among": _among(batch.reference, structure.name, item.volume_ml),
-        }
-        for structure, item in zip(batch.structures, batch.measurements[case], strict=True)
-    ]
+    rows = []
+    for structure, item in zip(batch.structures, batch.measurements[case], strict=True):
+        among, outside = _among(batch.reference, structure.name, item.volume_ml)
+        look_at = [*item.flags, *([OUTSIDE] if outside else [])]
+        rows.append({"colour": colour(batch.structures, structure), "item": item, "among": among, "look_at": look_at})
+    return rows
+
+
+def _look_at(case: str, batch: Batch) -> str:
+    """What the scan's page flags and warns of, in one line."""
+    flagged = [(row["item"].structure, row["look_at"]) for row in _rows(case, batch) if row["look_at"]]
+    return "; ".join([*(f"{name}: {', '.join(flags)}" for name, flags in flagged), *batch.warnings[case]])
 
 
 def _number(value: float, decimals: int) -> str:
