@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from joblib import cpu_count
-
 
 def usable_cores() -> int:
     """Cores that affinity and a container's quota leave to this process."""
+    from joblib import cpu_count  # it brings numpy, for which `ctnet --help` shall not wait
+
     return int(cpu_count())
 
 
