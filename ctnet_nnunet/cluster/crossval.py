@@ -161,7 +161,8 @@ def _steps(request: Request, target: Target, model: Path) -> list[Step]:
 def _preprocess(request: Request, target: Target) -> Step:
     block = configuration_block(target.plans, request.configuration, request.plans)
     folder = target.folder.parent / str(block["data_identifier"])
-    words = ("nnUNetv2_preprocess", "-d", target.dataset, "-plans_name", request.plans, "-c", request.configuration)
+    number = str(int(target.dataset[7:10]))  # this command of nnU-Net's takes no name
+    words = ("nnUNetv2_preprocess", "-d", number, "-plans_name", request.plans, "-c", request.configuration)
     proofs = tuple(folder / f"{case}.pkl" for case in training_cases(target))
     if not proofs:
         raise DataError(f"{target.raw / 'labelsTr'}: no label maps; the folds have nothing to learn from")
