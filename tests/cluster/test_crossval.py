@@ -40,6 +40,8 @@ def test_each_fold_starts_from_its_own_pretraining(tiny: Tiny) -> None:
         assert f"pretrain_{fold}" in steps[f"fold_{fold}"].after
         assert steps[f"pretrain_{fold}"].words[3] == str(fold)
         assert steps[f"fold_{fold}"].folder == tiny.fold(fold)
+    words = steps["preprocess"].words  # nnUNetv2_preprocess takes a number, no name
+    assert words[words.index("-d") + 1] == str(crossval.target.dataset)[7:10].lstrip("0")
     assert steps["preprocess"].finished and "preprocess" not in {step.name for step in needed(crossval.steps)}
     assert [step.name for step in planned(tiny, pretrainer=None, folds=(3,)).steps] == [
         "preprocess", "fold_3", "ensemble", "report",
