@@ -32,6 +32,12 @@ def decoder_features(network: nn.Module, skips: list[Tensor]) -> list[Tensor]:
     return features
 
 
+def decoder_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The decoder's own weights, segmentation heads included; the decoder also holds the encoder that it reads."""
+    read = {id(parameter) for parameter in network.encoder.parameters()}  # type: ignore[union-attr]
+    return [parameter for parameter in network.decoder.parameters() if id(parameter) not in read]  # type: ignore[union-attr]
+
+
 def full_resolution_features(network: nn.Module, image: Tensor) -> Tensor:
     """Image (B, C, *patch) → what the finest segmentation head would read: (B, features of stage 0, *patch)."""
     return decoder_features(network, encoder_features(network, image))[-1]

@@ -14,6 +14,7 @@ class DemoSettings:
         preset: of ``ctnet plan``.
         values: ``key=value`` pairs for ``--set``.
         pretrain_epochs, epochs: the same numbers as in ``values``, for the remaining time.
+        mirrors: whether new scans are predicted in mirrored copies, too: eight times the passes.
         expected_seconds: of each kind of step on two cores, for the remaining time.
     """
 
@@ -22,6 +23,7 @@ class DemoSettings:
     values: tuple[str, ...]
     pretrain_epochs: int
     epochs: int
+    mirrors: bool
     expected_seconds: dict[str, float]
 
 
@@ -29,7 +31,11 @@ PREPARATION_SECONDS = {"preprocess": 25.0, "plan": 12.0, "preprocess_unlabeled":
 
 
 def _settings(
-    name: str, pretrain: tuple[int, int], fine_tune: tuple[int, int], seconds: tuple[float, float, float]
+    name: str,
+    pretrain: tuple[int, int],
+    fine_tune: tuple[int, int],
+    mirrors: bool,
+    seconds: tuple[float, float, float],
 ) -> DemoSettings:
     """``pretrain``, ``fine_tune``: (epochs, iterations per epoch); ``seconds``: of pretraining, a fold, prediction."""
     values = (
@@ -48,8 +54,8 @@ def _settings(
         "pretrain.warmup_epochs=1",
     )
     expected = {**PREPARATION_SECONDS, **dict(zip(("pretrain", "fold", "predict"), seconds, strict=True))}
-    return DemoSettings(name, "s", values, pretrain[0], fine_tune[0], expected)
+    return DemoSettings(name, "s", values, pretrain[0], fine_tune[0], mirrors, expected)
 
 
-FULL = _settings("full", pretrain=(10, 15), fine_tune=(20, 10), seconds=(75.0, 80.0, 40.0))
-QUICK = _settings("quick", pretrain=(2, 4), fine_tune=(3, 8), seconds=(15.0, 20.0, 30.0))
+FULL = _settings("full", pretrain=(10, 15), fine_tune=(20, 10), mirrors=True, seconds=(75.0, 80.0, 40.0))
+QUICK = _settings("quick", pretrain=(2, 4), fine_tune=(3, 8), mirrors=False, seconds=(15.0, 20.0, 15.0))

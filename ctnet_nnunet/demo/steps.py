@@ -78,6 +78,7 @@ def demo_steps(settings: DemoSettings) -> list[Step]:
                 *("nnUNetv2_predict", "-i", NEW_SCANS.as_posix(), "-o", PREDICTIONS.as_posix()),
                 *("-d", str(DATASET_ID), "-c", CONFIGURATION, "-tr", TRAINER, "-p", PLANS, "-f", *FOLDS),
                 *("-npp", "1", "-nps", "1", "-device", "cpu"),
+                *(() if settings.mirrors else ("--disable_tta",)),
             ),
             seconds["predict"],
             outputs=(PREDICTIONS,),

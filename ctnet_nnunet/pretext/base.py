@@ -61,6 +61,8 @@ class PretextTask(nn.Module):
     """Whether the network must have a transformer."""
     views: ClassVar[frozenset[str]]
     """Which of ``VIEWS`` it reads."""
+    trains_decoder: bool = True
+    """Whether its loss reaches the network's decoder; if not, processes need not join the decoder's gradients."""
 
     def __init__(self, network: nn.Module, context: PretextContext, options: Any) -> None:
         super().__init__()
@@ -113,6 +115,11 @@ class PretextModel(nn.Module):
     def views(self) -> frozenset[str]:
         """The views that the tasks read, taken together."""
         return frozenset().union(*(task.views for task in self.tasks.values()))  # type: ignore[arg-type]
+
+    @property
+    def trains_decoder(self) -> bool:
+        """Whether any task's loss reaches the decoder."""
+        return any(task.trains_decoder for task in self.tasks.values())
 
     def prepare(self, views: Views, generator: torch.Generator) -> dict[str, dict[str, Tensor]]:
         """Sample every task and make its targets: task → name → tensor.

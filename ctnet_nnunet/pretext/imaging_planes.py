@@ -86,6 +86,7 @@ class ImagingPlanes(PretextTask):
         guests = len(options.planes_guests or DEFAULT_GUESTS)
         self.heatmaps = nn.Conv2d(channels[0], guests, 1) if options.planes_lines else None
         self.location = LocationHead(channels[-1], options.planes_dropout) if options.planes_location else None
+        self.trains_decoder = self.heatmaps is not None
 
     def sample(self, views: Views, generator: torch.Generator) -> dict[str, Tensor]:
         """Nothing: the study's geometry decides."""

@@ -58,6 +58,7 @@ class MaskedFeatures(PretextTask):
 
     Options: ClassVar = MaskedFeaturesOptions
     needs_tokens: ClassVar = True
+    trains_decoder = False
     views: ClassVar = frozenset({"augmented"})
 
     def __init__(self, network: nn.Module, context: PretextContext, options: MaskedFeaturesOptions) -> None:

@@ -42,6 +42,7 @@ class Rotation(PretextTask):
 
     Options: ClassVar = RotationOptions
     needs_tokens: ClassVar = True
+    trains_decoder = False
     views: ClassVar = frozenset({"inside"})
 
     def __init__(self, network: nn.Module, context: PretextContext, options: RotationOptions) -> None:

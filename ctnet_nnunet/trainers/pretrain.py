@@ -17,6 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 
 from ctnet_nnunet import ranks
+from ctnet_nnunet.architectures.features import decoder_parameters
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.pretext import PRETEXTS
@@ -100,7 +101,13 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         return [self.pretext]
 
     def _wrapped(self, pretext: PretextModel) -> nn.Module:
-        """Compile and DDP see the whole: network, heads and losses. The decoder gets no gradient here."""
+        """Compile and DDP see the whole: network, heads and losses.
+
+        What asks for a gradient when DDP takes the module is joined in every step, whether it got one or not.
+        """
+        if self.is_ddp and not pretext.trains_decoder:
+            for parameter in decoder_parameters(pretext.network):
+                parameter.requires_grad_(False)
         wrapped: nn.Module = pretext
         if self._do_i_compile():
             wrapped = torch.compile(pretext)  # type: ignore[assignment] # the stubs call it a function

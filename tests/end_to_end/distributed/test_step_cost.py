@@ -7,15 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from ctnet_nnunet.architectures.from_plan import network_from_plan
+from ctnet_nnunet.pretext import PRETEXTS
+from ctnet_nnunet.pretext.base import PretextContext, build_pretext
 from ctnet_nnunet.train.arguments import parse_arguments
 from tests.conftest import NnunetEnv
 from tests.end_to_end.distributed.launch import run_ranks
 from tests.end_to_end.distributed.test_refusals import words
-from tests.end_to_end.tiny import TRAINER, prepare
+from tests.end_to_end.tiny import PRETRAINER, TRAINER, Tiny, prepare
 
 
-def test_one_process_and_two(nnunet_env: NnunetEnv, tmp_path: Path) -> None:
-    tiny = prepare(nnunet_env, 657, "StepCost", unlabelled=0)
+@pytest.fixture(scope="module")
+def tiny(nnunet_env: NnunetEnv) -> Tiny:
+    return prepare(nnunet_env, 657, "StepCost", unlabelled=0)
+
+
+def test_one_process_and_two(tiny: Tiny, tmp_path: Path) -> None:
     costs = []
     for world in (1, 2):
         out = tmp_path / f"{world}.json"
@@ -35,6 +42,22 @@ def test_one_process_and_two(nnunet_env: NnunetEnv, tmp_path: Path) -> None:
     assert len(together["seconds"]) == 1 and together["seconds"][0] > 0
     assert not tiny.fold(0).exists()
     assert not list(tiny.env.results.glob(".ctnet_*"))
+
+
+def test_a_pretraining_that_has_no_use_for_the_decoder_does_not_join_it(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "cost.json"
+    measured = run_ranks(tiny.env, *words(tiny, PRETRAINER), "--measure-steps", 1, "--measure-out", out, world=2)
+    assert [rank.status for rank in measured] == [0, 0], measured[0].stderr
+    cost = json.loads(out.read_text())
+    plans = json.loads(tiny.plans_file.read_text())
+    network = network_from_plan(plans["configurations"]["3d_fullres"]["architecture"], 1, 2, True)
+    context = PretextContext((16,) * 3, (16,) * 3, (1.0,) * 3, 0, 1)
+    pretext = build_pretext(PRETEXTS, network, context, {"rotation": 1, "masked_features": 1}, {})
+    trained = sum(parameter.numel() for parameter in pretext.parameters() if parameter.requires_grad)
+    own = ("decoder.stages.", "decoder.transpconvs.", "decoder.seg_layers.")  # the decoder also holds the encoder
+    decoder = sum(parameter.numel() for name, parameter in network.named_parameters() if name.startswith(own))
+    encoder = sum(parameter.numel() for parameter in network.encoder.parameters())
+    assert cost["joined_bytes"] == 4 * (trained - decoder) > 4 * encoder
 
 
 @pytest.mark.parametrize("more", [["--c"], ["--val"], ["-num_gpus", "2"]])
