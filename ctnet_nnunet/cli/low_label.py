@@ -40,7 +40,7 @@ def low_label(
         list[str] | None,
         typer.Option("--checkpoint", help="NAME=FILE: an arm ctnet@NAME fine-tuned from a file of yours."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Trainings at once; more than one pays on a GPU alone.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Trainings at once; on a CPU they share its cores.", min=1)] = 1,
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",
 ) -> None:
     """What pretraining gives with few labels: real trainings on the same draws, compared on cases none has seen.

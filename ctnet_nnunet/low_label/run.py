@@ -111,7 +111,7 @@ def run_comparison(request: Request, tell: Tell) -> tuple[list[Path], dict[str, 
         scheme = read_label_scheme(target.folder.parent / "dataset.json")
         prepared = _Prepared(target, configuration, experiment, selection, before, main, scheme)
         _lay_out(prepared)
-        workplace = Workplace(request.out, _environment(request), lock if os.name == "posix" else None)
+        workplace = Workplace(request.out, training_environment(request), lock if os.name == "posix" else None)
         runner = Runner(experiment, workplace, request.device, request.workers, tell)
         runner.run([before, main], _scoring(prepared, runner))
         return _pages(prepared, runner), runner.failures
@@ -244,7 +244,8 @@ def _link(link: Path, source: Path) -> None:
         raise SetupError(f"{link}: cannot be made a link to {source} ({error.strerror}); links are needed") from None
 
 
-def _environment(request: Request) -> dict[str, str]:
+def training_environment(request: Request) -> dict[str, str]:
+    """Variables of the trainings' commands: the comparison's own folders, and a share of the cores for each at once."""
     folders = {name: str(request.out / name) for name in (PREPROCESSED, RESULTS)}
     children = {**os.environ, **folders, VARIABLE: with_shim(os.environ.get(VARIABLE)), "PYTHONUNBUFFERED": "1"}
     children["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -252,6 +253,8 @@ def _environment(request: Request) -> dict[str, str]:
     processes = str(max(1, min(usable_cores() // (2 * request.workers), 12)))
     for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
         children.setdefault(name, processes)
+    if request.device == "cpu" and request.workers > 1:
+        children.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // request.workers)))
     return children
 
 
