@@ -48,7 +48,7 @@ def reciprocal_step(
     if compiled:
         student, teacher = torch.compile(student), torch.compile(teacher)  # type: ignore[assignment]
     if recomputed:
-        teacher = Recomputed(teacher)
+        teacher = Recomputed(teacher, autocast)
 
     def at_full_resolution(logits: Tensor, target: list[Tensor]) -> Tensor:
         value: Tensor = loss.loss(logits, target[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +68,22 @@ class Recomputed(nn.Module):
 
     The second pass sees the same dropout, because the random state is kept; batch norm's running statistics are
     updated twice.
+
+    Args:
+        network: What is computed twice.
+        autocast: Makes the context of both passes. torch opens its own autocast again in the second one, but not what
+            else a context of ours does, and the two passes must compute the same in the same types.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.autocast = network, autocast
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        output: Tensor | list[Tensor] = checkpoint(self.network, image, use_reentrant=False)
+        output: Tensor | list[Tensor] = checkpoint(self._in_context, image, use_reentrant=False)
+        return output
+
+    def _in_context(self, image: Tensor) -> Tensor | list[Tensor]:
+        with self.autocast():
+            output: Tensor | list[Tensor] = self.network(image)
         return output

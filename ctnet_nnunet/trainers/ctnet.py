@@ -17,7 +17,7 @@ from ctnet_nnunet.architectures.from_plan import CTNET_CLASS_NAME, as_ctnet, net
 from ctnet_nnunet.errors import DataError, PlanError
 from ctnet_nnunet.laterality import sided_labels
 from ctnet_nnunet.planning.options import read_options
-from ctnet_nnunet.trainers.data_check import Cases, check_batch, check_cases, highest_label
+from ctnet_nnunet.trainers.data_check import LABELLED, Cases, Remedy, check_batch, check_cases, highest_label
 from ctnet_nnunet.trainers.lateral_mirroring import (
     MirrorPlan,
     direction_of,
@@ -26,7 +26,9 @@ from ctnet_nnunet.trainers.lateral_mirroring import (
 )
 from ctnet_nnunet.trainers.reference import keep_reference
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
+from ctnet_nnunet.trainers.unlabeled_scans import preprocess_command
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
+from ctnet_nnunet.unlabeled.dataset import PooledDataset
 
 FOLDS = 5
 
@@ -66,7 +68,14 @@ class nnUNetTrainerCTNet(ResilientTrainer):
     def check_cases(self, dataset: Cases) -> None:
         """Refuse cases that cannot be learned from, before the first step."""
         channels = self.dataset_json.get("channel_names", self.dataset_json.get("modality", {}))
-        check_cases(dataset, len(channels), f"{self.plans_manager.plans_name}, {self.configuration_name}")
+        unlabelled = set(dataset.unlabeled_identifiers) if isinstance(dataset, PooledDataset) else set()
+        of_images_un = Remedy("imagesUn", f"run {preprocess_command(self)}")
+        check_cases(
+            dataset,
+            len(channels),
+            f"{self.plans_manager.plans_name}, {self.configuration_name}",
+            lambda case: of_images_un if case in unlabelled else LABELLED,
+        )
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         check_batch(batch["data"], batch["target"], batch["keys"], self.highest_label)

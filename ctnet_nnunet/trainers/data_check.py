@@ -6,8 +6,8 @@ GPU, in a device-side assert that takes the process down.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,39 +26,59 @@ class Cases(Protocol):
         """Data (C, X, Y, Z), readable by slices, first."""
 
 
-def check_cases(dataset: Cases, channels: int, configuration: str) -> None:
+class Remedy(NamedTuple):
+    """What to do about a case: where its image lies, and what to run behind the correction."""
+
+    folder: str
+    command: str
+
+
+LABELLED = Remedy("imagesTr", "preprocess again")
+
+
+def check_cases(
+    dataset: Cases, channels: int, configuration: str, remedy: Callable[[str], Remedy] = lambda case: LABELLED
+) -> None:
     """Look at every case's number of channels and at one slice of it.
 
     One slice is enough for NaN, because normalisation spreads it over the whole channel; a slice without any contrast
     has the whole channel read, so that only a channel of one value is refused.
+
+    Args:
+        dataset: See :class:`Cases`.
+        channels: How many the plan wants.
+        configuration: Plans and configuration, for people.
+        remedy: Of a case.
 
     Raises:
         DataError: The first case that has another number of channels, NaN or infinite values, or a constant channel.
     """
     for case in dataset.identifiers:
         data = dataset.load_case(case)[0]
+        folder, command = remedy(case)
         if data.shape[0] != channels:
+            what = "channel_names in dataset.json" if folder == LABELLED.folder else f"the scan's channels in {folder}"
             raise DataError(
                 f"case {case}: its preprocessed image has {data.shape[0]} channels, the plan for {configuration} wants "
-                f"{channels}; correct channel_names in dataset.json and preprocess again"
+                f"{channels}; correct {what} and {command}"
             )
         for channel in range(channels):
-            _check_channel(case, channel, data)
+            _check_channel(case, channel, data, folder, command)
 
 
-def _check_channel(case: str, channel: int, data: Any) -> None:
+def _check_channel(case: str, channel: int, data: Any, folder: str, command: str) -> None:
     middle = np.asarray(data[channel, data.shape[1] // 2])
     if np.isfinite(middle).all() and middle.min() == middle.max():
         middle = np.asarray(data[channel])
     if not np.isfinite(middle).all():
         raise DataError(
             f"case {case}, channel {channel}: NaN or infinite values in its preprocessed image; repair or remove the "
-            "image in imagesTr and preprocess again"
+            f"image in {folder} and {command}"
         )
     if middle.min() == middle.max():
         raise DataError(
-            f"case {case}, channel {channel}: every voxel has the same value; replace or remove the image in imagesTr "
-            "and preprocess again"
+            f"case {case}, channel {channel}: every voxel has the same value; replace or remove the image in {folder} "
+            f"and {command}"
         )
 
 

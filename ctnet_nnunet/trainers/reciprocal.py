@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ctnet_nnunet.checkpoints import HEADS, compare_weights, read_checkpoint
+from ctnet_nnunet.checkpoints import HEADS
 from ctnet_nnunet.errors import CheckpointError, PlanError
 from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalStep
 from ctnet_nnunet.trainers.semi_supervised import SemiSupervisedTrainer, means
-from ctnet_nnunet.trainers.stock_hooks import difference_table, unwrapped
+from ctnet_nnunet.trainers.stock_hooks import unwrapped
+from ctnet_nnunet.trainers.teacher_weights import kind_of, teacher_weights
 
 NAN = float("nan")
 DEGENERATE_SHARE = 1e-4
@@ -60,20 +61,36 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             autocast=self.autocast,
             scaler=self.grad_scaler,
         )
-        if self.semi.teacher_weights is not None:
-            load_teacher(self.teacher, Path(self.semi.teacher_weights))
 
     def check_start(self) -> None:
-        if self.semi.teacher_from_pretrained and not self.resuming and self.pretrained_from is None:
+        super().check_start()
+        if self.resuming:
+            return
+        if self.semi.teacher_from_pretrained and self.semi.teacher_weights is not None:
+            raise PlanError(
+                "ctnet options semi_supervised.teacher_weights and semi_supervised.teacher_from_pretrained=true: the "
+                "teacher can start from one of them; set teacher_weights to null, or teacher_from_pretrained to false"
+            )
+        if self.semi.teacher_from_pretrained and self.pretrained_from is None:
             raise CheckpointError(
                 "ctnet option semi_supervised.teacher_from_pretrained=true, but no -pretrained_weights FILE was given; "
                 "give it, or set the option to false"
             )
+        if self.semi.teacher_weights is not None:
+            self._weights_of_teacher(self.semi.teacher_weights)
+
+    def _weights_of_teacher(self, file: str) -> dict[str, Tensor]:
+        assert self.teacher is not None
+        kind = kind_of(self.plans_manager.plans, self.configuration_manager.configuration, self.dataset_json)
+        return teacher_weights(Path(file), self.teacher.state_dict(), kind)
 
     def start_teacher(self) -> None:
+        assert self.teacher is not None
+        if self.semi.teacher_weights is not None:
+            self.teacher.load_state_dict(self._weights_of_teacher(self.semi.teacher_weights))
+            self.print_to_log_file(f"teacher initialised from {self.semi.teacher_weights}")
         if not self.semi.teacher_from_pretrained:
             return
-        assert self.teacher is not None
         own = unwrapped(self.network).state_dict()
         # Pretrained heads segment nothing yet, and the student's would make both start with the same.
         self.teacher.load_state_dict({key: value for key, value in own.items() if HEADS not in key}, strict=False)
@@ -134,24 +151,3 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         super().load_extra_state(state)
         self.teacher_optimizer.load_state_dict(state["teacher_optimizer_state"])
         self.step.load_state_dict(state["reciprocal_step"])
-
-
-def load_teacher(teacher: nn.Module, file: Path) -> None:
-    """Give the teacher a supervised checkpoint's weights, heads included, because these make its pseudo-labels.
-
-    Raises:
-        CheckpointError: It is missing, broken, or of another plan's network.
-    """
-    weights, wanted = read_checkpoint(file)["network_weights"], teacher.state_dict()
-    differ = [key for key in {*weights, *wanted} if _shape(weights.get(key)) != _shape(wanted.get(key))]
-    if differ:
-        print(difference_table(compare_weights(wanted, weights)))
-        raise CheckpointError(
-            f"{file}: semi_supervised.teacher_weights is of another plan or dataset, {len(differ)} of {len(wanted)} "
-            f"tensors differ (first: {min(differ)}); train the teacher with the same -d, -p and configuration"
-        )
-    teacher.load_state_dict(weights)
-
-
-def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)

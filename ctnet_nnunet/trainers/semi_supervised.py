@@ -67,7 +67,6 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         self.num_input_channels = determine_num_input_channels(
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
-        self.pool = self.make_pool() if self.needs_unlabelled else None
         self.loss = self._build_loss()
         student = self._new_network()
         self.optimizer, self.lr_scheduler = self.optimizer_and_schedule(student)
@@ -93,7 +92,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         if self._do_i_compile():
             network = torch.compile(network)  # type: ignore[assignment] # the stubs call it a function
         if recomputed:
-            network = Recomputed(network)
+            network = Recomputed(network, self.autocast)
         return distributed(network, self.device, has_unused=True) if self.is_ddp else network
 
     # Optimiser, schedule and losses.
@@ -119,6 +118,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         loss: nn.Module = super()._build_loss()
         if self.semi.loss == "ce":
             _of_one_scale(loss).weight_dice = 0
+            _of_one_scale(loss).register_forward_hook(_zero_as_tensor)
         return loss
 
     def loss_at_full_resolution(self, logits: Tensor, target: Tensor | list[Tensor]) -> Tensor:
@@ -140,7 +140,11 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         super().run_training()
 
     def check_start(self) -> None:
-        """Refuse what only shows when all is built, before anything is written."""
+        """Refuse what only shows when all is built, before anything is written; says what the training learns from.
+
+        Not before :meth:`initialize`, which ``--val`` and prediction call, too.
+        """
+        _ = self.pool
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -279,6 +283,11 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
 def _of_one_scale(loss: nn.Module) -> Any:
     """The loss inside the deep supervision wrapper, if it is in one."""
     return getattr(loss, "loss", loss)
+
+
+def _zero_as_tensor(loss: nn.Module, arguments: tuple[Any, ...], value: Tensor | int) -> Tensor:
+    """Without Dice, stock's loss of a batch in which all is ignored is the number 0, which has no gradient."""
+    return value if isinstance(value, Tensor) else (0.0 * arguments[0]).sum()
 
 
 def means(outputs: list[dict[str, Any]]) -> dict[str, float]:

@@ -6,11 +6,13 @@ images alone are read. Both streams have the same patch, augmentation and mirror
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
@@ -32,21 +34,17 @@ from ctnet_nnunet.trainers.semi_supervised_data import (
     published_augmentation,
     read_semi_split,
 )
-from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder
+from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder, preprocess_command
+from ctnet_nnunet.unlabeled.copies import refuse_copies
 from ctnet_nnunet.unlabeled.dataset import PooledDataset, unlabeled_identifiers
 
 
 class TwoStreamTrainer(nnUNetTrainerCTNet):
-    """The data of :class:`~ctnet_nnunet.trainers.semi_supervised.SemiSupervisedTrainer`.
-
-    Attributes:
-        pool: The unlabelled scans, or None for a trainer without.
-    """
+    """The data of :class:`~ctnet_nnunet.trainers.semi_supervised.SemiSupervisedTrainer`."""
 
     mode: ClassVar[Mode] = "semi_supervised"
     needs_unlabelled: ClassVar[bool] = True
     needs_equal_shares: ClassVar[bool] = True
-    pool: PooledDataset | None
 
     def _apply_schedule(self) -> None:
         super()._apply_schedule()
@@ -79,23 +77,29 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
             return None
         return checked_unlabeled_folder(self)
 
-    def make_pool(self) -> PooledDataset:
-        """The unlabelled scans, looked at first.
+    @functools.cached_property
+    def pool(self) -> PooledDataset | None:
+        """The unlabelled scans, looked at first; None for a trainer without. Only a training needs them.
 
         Raises:
             DataError: There are none, or one cannot be used.
         """
-        cases, folder = self.cases(), self._unlabeled_folder()
+        cases = self.cases()
+        if not self.needs_unlabelled:
+            self.print_to_log_file(f"{len(cases.labelled)} labelled cases, and no unlabelled one")
+            return None
+        folder = self._unlabeled_folder()
         if not cases.hidden and (folder is None or not unlabeled_identifiers(folder)):
-            number, plans = int(self.plans_manager.dataset_name[7:10]), self.plans_manager.plans_name
             remedy = (
                 "list training cases of this fold under unlabeled in semi_split.json"
                 if folder is None
-                else "put scans into imagesUn and run ctnet preprocess-unlabeled "
-                f"-d {number} -c {self.configuration_name} -p {plans}"
+                else f"put scans into imagesUn and run {preprocess_command(self)}"
             )
             raise DataError(f"fold {self.fold}: no unlabelled cases, so there is nothing to learn from; {remedy}")
         pool = PooledDataset(Path(self.preprocessed_dataset_folder), cases.hidden, folder)
+        if folder is not None and nnUNet_raw.is_set() and not self.semi.transductive:
+            raw = Path(str(nnUNet_raw)) / self.plans_manager.dataset_name
+            refuse_copies(folder, pool.unlabeled_identifiers, raw, self.dataset_json, cases.validation)
         self.check_cases(pool)
         self.print_to_log_file(
             f"{len(cases.labelled)} labelled and {len(pool.identifiers)} unlabelled cases "

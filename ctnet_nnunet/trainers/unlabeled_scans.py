@@ -10,6 +10,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from ctnet_nnunet.unlabeled.dataset import check_unlabeled_folder, unlabeled_folder
 
 
+def preprocess_command(trainer: nnUNetTrainer) -> str:
+    """What preprocesses imagesUn for the trainer's configuration."""
+    number, plans = int(trainer.plans_manager.dataset_name[7:10]), trainer.plans_manager.plans_name
+    return f"ctnet preprocess-unlabeled -d {number} -c {trainer.configuration_name} -p {plans}"
+
+
 def checked_unlabeled_folder(trainer: nnUNetTrainer) -> Path:
     """The folder of the trainer's configuration, which may not exist.
 
@@ -19,7 +25,6 @@ def checked_unlabeled_folder(trainer: nnUNetTrainer) -> Path:
     plans, configuration = trainer.plans_manager, trainer.configuration_manager
     name = plans.dataset_name
     folder = unlabeled_folder(Path(trainer.preprocessed_dataset_folder).parent, configuration.data_identifier)
-    command = f"ctnet preprocess-unlabeled -d {int(name[7:10])} -c {trainer.configuration_name} -p {plans.plans_name}"
     raw = Path(str(nnUNet_raw)) / name if nnUNet_raw.is_set() else None
-    check_unlabeled_folder(folder, plans.plans, configuration.configuration, command, raw)
+    check_unlabeled_folder(folder, plans.plans, configuration.configuration, preprocess_command(trainer), raw)
     return folder

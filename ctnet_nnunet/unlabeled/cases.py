@@ -5,8 +5,10 @@ from __future__ import annotations
 import filecmp
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
@@ -44,7 +46,7 @@ def find_cases(target: Target) -> Listing:
             listing.refused[path.name] = _why_not_an_image(path, target.file_ending)
     if not channels and not listing.refused:
         raise DataError(f"{folder} is empty; {remedy}")
-    training = training_files(target)
+    training = training_files(target.raw, target.dataset_json)
     wanted = _wanted_channels(target, training)
     for case, files in channels.items():
         reason = _why_not_a_case(case, files, wanted, training)
@@ -55,15 +57,15 @@ def find_cases(target: Target) -> Listing:
     return listing
 
 
-def training_files(target: Target) -> dict[str, list[Path]]:
-    """The labelled cases of the dataset with their image files, as nnU-Net finds them."""
-    declared = target.dataset_json.get("dataset")
+def training_files(raw: Path, dataset_json: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """The labelled cases of a raw dataset folder with their image files, as nnU-Net finds them."""
+    declared = dataset_json.get("dataset")
     if isinstance(declared, dict):
-        return {case: [target.raw / image for image in entry.get("images", ())] for case, entry in declared.items()}
+        return {case: [raw / image for image in entry.get("images", ())] for case, entry in declared.items()}
     found = defaultdict[str, list[Path]](list)
-    folder = target.raw / "imagesTr"
+    folder, pattern = raw / "imagesTr", _pattern(str(dataset_json["file_ending"]))
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if match := _pattern(target.file_ending).fullmatch(path.name):
+        if match := pattern.fullmatch(path.name):
             found[match["case"]].append(path)
     return dict(found)
 

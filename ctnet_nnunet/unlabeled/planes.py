@@ -44,7 +44,7 @@ def planes_of(target: Target) -> Sidecar | None:
 
 def is_of_labelled_cases(sidecar: Sidecar, target: Target) -> bool:
     """Whether every image that planes.json names is a labelled case, so that imagesUn may be empty."""
-    labelled = training_files(target)
+    labelled = training_files(target.raw, target.dataset_json)
     return all(case in labelled for case, _, _ in sidecar.cases())
 
 
@@ -62,7 +62,7 @@ def check_planes(sidecar: Sidecar, target: Target, found: Listing) -> list[str]:
         if reason:
             found.refused[case] = reason
             del found.cases[case]
-    labelled = training_files(target)
+    labelled = training_files(target.raw, target.dataset_json)
     known = {*found.cases, *found.refused, *single, *labelled}
     notes = []
     if single:

@@ -79,7 +79,7 @@ def is_current(folder: Path, case: str, plan_hash: str, files: list[Path]) -> bo
 def describe_input(file: Path) -> dict[str, Any]:
     """Name, size, time and SHA-1 of an input file; taken before it is read, so that a later change shows."""
     status = file.stat()
-    return {"name": file.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha1": _sha1(file)}
+    return {"name": file.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha1": sha1(file)}
 
 
 def _is_unchanged(known: Mapping[str, Any], file: Path) -> bool:
@@ -87,10 +87,11 @@ def _is_unchanged(known: Mapping[str, Any], file: Path) -> bool:
     if known.get("name") != file.name or known.get("size") != status.st_size:
         return False
     # A copied or touched file has another time and the same content; reading it is cheaper than redoing it.
-    return known.get("mtime_ns") == status.st_mtime_ns or known.get("sha1") == _sha1(file)
+    return known.get("mtime_ns") == status.st_mtime_ns or known.get("sha1") == sha1(file)
 
 
-def _sha1(file: Path) -> str:
+def sha1(file: Path) -> str:
+    """Of a file's content."""
     digest = hashlib.sha1(usedforsecurity=False)
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -76,7 +76,9 @@ def test_a_unet_plan_under_both_presets(unet: Tiny, trainer: str, preset: str, t
     assert printed.count(f"the supervised twin, to compare with: {words}") == 2
     checkpoint = checkpoint_of(unet, trainer)
     assert not any("transformer" in key for key in checkpoint["network_weights"])
-    if trainer != TWIN:
+    if trainer == TWIN:
+        assert "4 labelled cases, and no unlabelled one" in printed
+    else:
         assert "student dice" in printed and "teacher dice" in printed
         assert "4 labelled and 2 unlabelled cases (2 of imagesUn, 0 with labels hidden)" in printed
         assert checkpoint["ctnet"]["teacher_weights"].keys() == checkpoint["network_weights"].keys()
@@ -266,6 +268,11 @@ def test_a_supervised_checkpoint_starts_the_teacher_heads_included(copy_of_plann
     teacher = checkpoint_of(tiny, RECIPROCAL)["ctnet"]["teacher_weights"]
     wanted = read_checkpoint(weights)["network_weights"]
     assert all(torch.equal(teacher[key], value) for key, value in wanted.items())
+    # Only a start needs the file, and only a training the scans.
+    weights.unlink()
+    shutil.rmtree(tiny.preprocessed / f"{FOLDER}_unlabeled")
+    again = run_warm(tiny.env, *tiny.train(0, RECIPROCAL, "--val")).succeeded()
+    assert "Mean Validation Dice" in again.stdout
 
 
 # What is refused.

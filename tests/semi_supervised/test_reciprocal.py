@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ctnet_nnunet import precision
 from ctnet_nnunet.semi_supervised.labels import Recomputed, negative_log_likelihood, pseudo_labels
 from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalOptions, ReciprocalStep
 from tests.semi_supervised.nets import CLASSES, batch, gradients, net, plain_losses, step_of, weights
@@ -501,6 +503,22 @@ def test_recomputing_the_teacher_gives_the_same_to_the_bit() -> None:
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
     assert torch.equal(results[0][2], results[1][2])
+
+
+def test_recomputing_works_under_the_autocast_of_shallow_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both passes must compute in the same types: two slices under a kernel of three stay float32."""
+    monkeypatch.setattr(precision, "bfloat16_supported", lambda device: True)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, CLASSES, 3, padding=1))
+    context = functools.partial(precision.autocast, torch.device("cpu"))
+    image, found = torch.randn(1, 1, 2, 6, 6), []
+    for teacher in (network, Recomputed(network, context)):
+        network.zero_grad()
+        with context():
+            output = teacher(image)
+        output.float().square().mean().backward()
+        found.append(gradients(network))
+    assert torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("values", [{"feedback_scale": -1.0}, {"feedback_baseline": 1.0}, {"feedback_baseline": -0.1}])

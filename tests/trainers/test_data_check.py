@@ -10,7 +10,7 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from ctnet_nnunet.errors import DataError
-from ctnet_nnunet.trainers.data_check import check_batch, check_cases, highest_label
+from ctnet_nnunet.trainers.data_check import LABELLED, Remedy, check_batch, check_cases, highest_label
 
 CLASSES = {"background": 0, "a": 1, "b": 2}
 
@@ -76,6 +76,21 @@ def test_the_second_channel_counts_too() -> None:
     both[1] = 0
     with pytest.raises(DataError, match="case half, channel 1"):
         check_cases(Cases(half=both), 2, "plan")
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda x: x * np.nan, "repair or remove the image in imagesUn and run ctnet again"),
+    (lambda x: 0 * x, "replace or remove the image in imagesUn and run ctnet again"),
+    (lambda x: np.concatenate([x, x]), "correct the scan's channels in imagesUn and run ctnet again"),
+])  # fmt: skip
+def test_the_remedy_of_an_unlabelled_scan_is_its_own(spoil: Any, words: str) -> None:
+    def remedy(case: str) -> Remedy:
+        return Remedy("imagesUn", "run ctnet again") if case == "scan" else LABELLED
+
+    with pytest.raises(DataError, match=f"case scan.*{words}"):
+        check_cases(Cases(labelled=image(), scan=spoil(image())), 1, "P, C", remedy)
+    with pytest.raises(DataError, match="preprocess again"):
+        check_cases(Cases(labelled=spoil(image()), scan=image()), 1, "P, C", remedy)
 
 
 def batch(label: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
