@@ -88,17 +88,25 @@ class _Base(Schedule):
 
     def schedule(self, mode: Mode) -> Schedule:
         """The schedule of a mode: the shared keys under its own; ``volf`` and ``planes`` lie over ``pretrain``."""
+        values = self._schedule_values(mode)
+        return Schedule(**{**values, "warmup_epochs": self.warmup(mode, values["epochs"])})
+
+    def warmup(self, mode: Mode, epochs: int) -> float:
+        """Warm-up in epochs of a training, or of a phase with a rate of its own, that is ``epochs`` long."""
+        wanted: float | None = self._schedule_values(mode)["warmup_epochs"]
+        if wanted is not None:
+            return wanted
+        return epochs / 20 if mode in PRETRAINING_MODES else min(10, epochs / 10)
+
+    def _schedule_values(self, mode: Mode) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in Schedule.model_fields}
-        pretraining = mode in PRETRAINING_MODES
-        if pretraining:
+        if mode in PRETRAINING_MODES:
             values |= self.pretrain
         if mode in SCHEDULES and mode != "pretrain":
             values |= getattr(self, mode)
         if mode == "semi_supervised":
             values |= self.semi_supervised.own_schedule()
-        if values["warmup_epochs"] is None:
-            values["warmup_epochs"] = values["epochs"] / 20 if pretraining else min(10, values["epochs"] / 10)
-        return Schedule(**values)
+        return values
 
     def transformer_options(self) -> TransformerOptions | None:
         return None if self.transformer is None else self.transformer.options()

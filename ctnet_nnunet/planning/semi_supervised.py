@@ -62,6 +62,7 @@ class SemiSupervisedBase(BaseModel):
     teacher_weights: str | None = None
     teacher_from_pretrained: Switch = False
     recompute_teacher: Switch = False
+    student_from_teacher: Switch = False
     student_finetune_epochs: CountOrZero = 0
     transductive: Switch = False
     predict_with: Literal["student", "teacher"] = "student"

@@ -54,16 +54,21 @@ class ReciprocalOptions:
         feedback_scale: Factor on h in the teacher's loss; the number of voxels in x_u would make the voxel mean of
             step 4 the joint log-likelihood of theory.
         feedback_baseline: Momentum of a moving average that is subtracted from h, as in Meta Pseudo Labels; 0: none.
+        student_noise: Standard deviation of Gaussian noise on the student's unlabelled images (which are z-scored); the
+            teacher labels them without. 0: none.
     """
 
     feedback: Literal["gradient", "finite_difference"] = "gradient"
     pseudo_labels: HowToLabel = "argmax"
     feedback_scale: float = 1.0
     feedback_baseline: float = 0.0
+    student_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.feedback_scale < 0:
             raise ValueError(f"feedback_scale={self.feedback_scale}: 0 or more")
+        if self.student_noise < 0:
+            raise ValueError(f"student_noise={self.student_noise}: 0 or more")
         if not 0 <= self.feedback_baseline < 1:
             raise ValueError(f"feedback_baseline={self.feedback_baseline}: a momentum, 0 or more and below 1")
 
@@ -97,9 +102,9 @@ class ReciprocalStep:
         options: See :class:`ReciprocalOptions`.
         regions: The logits are regions under a sigmoid each.
         clip_norm: Both gradients are clipped to it before the steps; g_u enters h as it was before. None: no clipping.
-        autocast: Makes a context for the forward passes.
+        autocast: Makes a context for the forward passes, but for those that measure R.
         scaler: For float16; h and all norms are of unscaled gradients.
-        generator: Draws sampled labels; None is torch's global one.
+        generator: Draws sampled labels and noise; None is torch's global one.
     """
 
     def __init__(
@@ -176,7 +181,7 @@ class ReciprocalStep:
 
         optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            loss = self.losses.pseudo(full_resolution(self.student(unlabelled)), labels)
+            loss = self.losses.pseudo(full_resolution(self.student(self._with_noise(unlabelled))), labels)
         outputs["loss_student_unlabelled"] = _mean_over_processes(loss)
         self._backward(loss)
         self._unscale(optimizer)
@@ -195,6 +200,12 @@ class ReciprocalStep:
             h = before - outputs["loss_student_labelled"]
         outputs["h"] = h
         return h if math.isfinite(h) else None
+
+    def _with_noise(self, images: Tensor) -> Tensor:
+        deviation = self.options.student_noise
+        if deviation == 0:
+            return images
+        return images + torch.empty_like(images).normal_(0, deviation, generator=self.generator)
 
     def _gradient_product(
         self, g_u: list[Tensor | None], labelled: Tensor, target: Any, outputs: dict[str, float]
@@ -215,7 +226,8 @@ class ReciprocalStep:
     def _risk(self, labelled: Tensor, target: Any, seed: int | None) -> float:
         """R = L(S(x_l), y_l) of the student as it is now; with a seed under the same dropout each time."""
         devices = [labelled.device] if labelled.device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=seed is not None), self.autocast():
+        # In float32: the rounding of bf16 would be a good part of the difference of two measurements.
+        with torch.random.fork_rng(devices, enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             return _mean_over_processes(self.losses.student(full_resolution(self.student(labelled)), target))

@@ -163,5 +163,5 @@ def _timed(trainer: Any, batch: Any) -> float:
 
 def _step(trainer: Any, batch: Any) -> None:
     outputs = trainer.train_step(batch)
-    if hasattr(trainer, "_epoch_outputs"):  # ours look closer at the first step of an epoch
+    if hasattr(trainer, "_epoch_outputs"):  # ours look closer at some steps of an epoch
         trainer._epoch_outputs.append(outputs)

@@ -16,7 +16,9 @@ from ctnet_nnunet.trainers.stock_hooks import unwrapped
 from ctnet_nnunet.trainers.teacher_weights import kind_of, teacher_weights
 
 NAN = float("nan")
-DEGENERATE_SHARE = 1e-4
+DEGENERATE_SHARE = 0.01
+MEASURED_STEPS = 4
+"""In how many steps of an epoch, at most, the feedback's share is measured."""
 
 
 class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
@@ -25,6 +27,8 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
     Three phases: the teacher alone, on labels (``teacher_pretraining``, none with ``teacher_weights``); reciprocal
     learning; and, if asked for, the student alone, on labels.
     """
+
+    _warned = False
 
     def pretraining_epochs(self) -> int:
         share, epochs = self.semi.teacher_pretraining, self.schedule.epochs
@@ -78,6 +82,11 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             )
         if self.semi.teacher_weights is not None:
             self._weights_of_teacher(self.semi.teacher_weights)
+        elif self.semi.student_from_teacher and self.pretraining_epochs() == 0:
+            raise PlanError(
+                "ctnet option semi_supervised.student_from_teacher=true: the teacher has learned nothing by then; set "
+                "teacher_pretraining above 0, or give teacher_weights"
+            )
 
     def _weights_of_teacher(self, file: str) -> dict[str, Tensor]:
         assert self.teacher is not None
@@ -109,15 +118,23 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         self.teacher_schedule.step(self.current_epoch)
         starts = self.current_epoch == self.pretraining_epochs() and not self._epoch_outputs
         if starts:
-            self.teacher_optimizer.state.clear()
+            self.start_reciprocal()
         self.dataloader_train.draw_unlabelled = self.phase == "reciprocal"
         self.print_to_log_file(f"phase: {self.phase}")
+
+    def start_reciprocal(self) -> None:
+        """The change of phase: the teacher's optimiser starts anew and, if asked for, the student as the teacher is."""
+        self.teacher_optimizer.state.clear()
+        if self.semi.student_from_teacher:
+            assert self.teacher is not None
+            unwrapped(self.network).load_state_dict(self.teacher.state_dict())
+            self.print_to_log_file("the student starts with the teacher's weights")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         images, target = self.labelled(batch)
         if self.phase == "reciprocal":
-            first = not self._epoch_outputs
-            outputs = self.step(images, target, self.unlabelled(batch), measure_feedback=first)
+            measured = is_measured(len(self._epoch_outputs), self.num_iterations_per_epoch)
+            outputs = self.step(images, target, self.unlabelled(batch), measure_feedback=measured)
             self.count_step(outputs["loss"] == outputs["loss"])  # nan where it was skipped
             return outputs
         learner = self.teacher_in_training if self.phase == "teacher" else self.network
@@ -132,13 +149,20 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             sizes = means([{"abs_h": abs(output["h"])} for output in train_outputs])
             self.train_metrics |= sizes
             self.print_to_log_file(f"mean |h| {sizes.get('abs_h', NAN):.4g}")
-        share = self.train_metrics.get("feedback_share")
-        if share is not None and share < DEGENERATE_SHARE:
-            other = "" if self.step.options.feedback == "finite_difference" else ", or set feedback=finite_difference"
-            self.print_to_log_file(
-                f"WARNING: the feedback's gradient is {share:.1e} of the labels': the teacher hardly hears it; raise "
-                f"semi_supervised.feedback_scale{other}"
-            )
+            self.warn_of_silence()
+
+    def warn_of_silence(self) -> None:
+        """Say once that the feedback is too weak; not while the rate rises, and with it the student's steps and h."""
+        share, first = self.train_metrics.get("feedback_share", NAN), self.pretraining_epochs()
+        warm = self.current_epoch - first >= self.phase_warmup(self.schedule.epochs - first)
+        if self._warned or not warm or not share < DEGENERATE_SHARE:
+            return
+        self._warned = True
+        self.print_to_log_file(
+            f"WARNING: the feedback's gradient is {100 * share:.2g} % of the labels' in this epoch, so it does next to "
+            "nothing and the teacher is a supervised one; semi_supervised.feedback_scale raises it, feedback_baseline "
+            "takes away what is the same in every step (said once)"
+        )
 
     def extra_state(self) -> dict[str, Any]:
         return {
@@ -151,3 +175,8 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         super().load_extra_state(state)
         self.teacher_optimizer.load_state_dict(state["teacher_optimizer_state"])
         self.step.load_state_dict(state["reciprocal_step"])
+
+
+def is_measured(step: int, steps: int) -> bool:
+    """Whether the feedback's share is measured in this step of an epoch, counted from 0: it costs a backward pass."""
+    return step % max(8, -(-steps // MEASURED_STEPS)) == 0

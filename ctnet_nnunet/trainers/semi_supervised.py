@@ -106,13 +106,16 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         by_sgd = self.semi.optimizer == "sgd"
         optimizer = sgd(network, schedule, self.semi.momentum) if by_sgd else adamw([network], schedule, self.betas)
         phases = [(start, epochs) for start, epochs in ((0, first), (first, schedule.epochs - first)) if epochs]
-        warmup = schedule.warmup_epochs or 0
         return optimizer, PhasedScheduler([
             (start, TenfoldScheduler(optimizer, schedule.learning_rate, epochs))
             if by_sgd
-            else (start, WarmupPolyScheduler(optimizer, schedule.learning_rate, epochs, warmup))
+            else (start, WarmupPolyScheduler(optimizer, schedule.learning_rate, epochs, self.phase_warmup(epochs)))
             for start, epochs in phases
         ])  # fmt: skip
+
+    def phase_warmup(self, epochs: int) -> float:
+        """Epochs of warm-up in a phase that is ``epochs`` long."""
+        return self.options.warmup(self.mode, epochs)
 
     def _build_loss(self) -> nn.Module:
         loss: nn.Module = super()._build_loss()

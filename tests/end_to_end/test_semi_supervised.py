@@ -262,12 +262,12 @@ def test_a_supervised_checkpoint_starts_the_teacher_heads_included(copy_of_plann
     tiny = copy_of_planned
     run_warm(tiny.env, *tiny.train(0, TWIN)).succeeded()
     weights = tiny.fold(0, TWIN) / "checkpoint_final.pth"
-    set_options(tiny, teacher_weights=str(weights), learning_rate=1e-30)  # nothing moves
+    set_options(tiny, teacher_weights=str(weights), student_from_teacher=True, learning_rate=1e-30)  # nothing moves
     printed = run_warm(tiny.env, *tiny.train(0, RECIPROCAL)).succeeded().stdout
     assert "phase: teacher" not in printed
-    teacher = checkpoint_of(tiny, RECIPROCAL)["ctnet"]["teacher_weights"]
-    wanted = read_checkpoint(weights)["network_weights"]
-    assert all(torch.equal(teacher[key], value) for key, value in wanted.items())
+    end, wanted = checkpoint_of(tiny, RECIPROCAL), read_checkpoint(weights)["network_weights"]
+    for found in (end["network_weights"], end["ctnet"]["teacher_weights"]):
+        assert all(torch.equal(found[key], value) for key, value in wanted.items())
     # Only a start needs the file, and only a training the scans.
     weights.unlink()
     shutil.rmtree(tiny.preprocessed / f"{FOLDER}_unlabeled")

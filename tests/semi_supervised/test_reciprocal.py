@@ -451,18 +451,47 @@ def test_a_scale_that_overflows_is_lowered_and_the_iteration_skipped() -> None:
     assert math.isfinite(outputs["loss"])
 
 
+def bfloat16() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
 def test_bfloat16_stays_near_float32() -> None:
     x_l, y_l, x_u = batch(0, torch.float32)
-
-    def bfloat16() -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16)
-
     exact = step_of(net(1, dtype=torch.float32), net(2, dtype=torch.float32), 1.0)(x_l, y_l, x_u)
     student = net(1, dtype=torch.float32)
     rough = step_of(student, net(2, dtype=torch.float32), 1.0, autocast=bfloat16)(x_l, y_l, x_u)
     assert rough["h"] == pytest.approx(exact["h"], rel=0.1)
     assert rough["loss"] == pytest.approx(exact["loss"], rel=0.02)
     assert weights(student).dtype is torch.float32
+
+
+def in_bfloat16(student: nn.Module, x_l: Tensor, y_l: Tensor) -> float:
+    with bfloat16():
+        return risk(student, x_l, y_l)
+
+
+def test_the_finite_difference_is_measured_in_float32() -> None:
+    """In bf16 a step's drop of the risk would drown in the rounding of the two risks."""
+    x_l, y_l, x_u = batch(0, torch.float32)
+    student = net(1, dtype=torch.float32)
+    step = step_of(student, net(2, dtype=torch.float32), 0.01, options=FD, autocast=bfloat16)
+    for _ in range(3):
+        before, rough = risk(student, x_l, y_l), in_bfloat16(student, x_l, y_l)
+        h = step(x_l, y_l, x_u)["h"]
+        assert h == pytest.approx(before - risk(student, x_l, y_l), abs=1e-7)
+        assert abs(rough - in_bfloat16(student, x_l, y_l) - h) > 0.02 * abs(h)
+
+
+def test_noise_is_on_the_students_unlabelled_images_alone() -> None:
+    seen: dict[str, list[Tensor]] = {"student": [], "teacher": []}
+    step = step_of(net(1), net(2), options=ReciprocalOptions(student_noise=0.5))
+    for name in seen:
+        getattr(step, name).register_forward_pre_hook(lambda _, images, name=name: seen[name].append(images[0]))
+    x_l, y_l, x_u = (torch.cat([part] * 20) for part in batch(0))
+    step(x_l, y_l, x_u)
+    (noisy, student_labelled), (clean, teacher_labelled) = seen["student"], seen["teacher"]
+    assert torch.equal(clean, x_u) and torch.equal(student_labelled, x_l) and torch.equal(teacher_labelled, x_l)
+    assert float((noisy - x_u).std()) == pytest.approx(0.5, rel=0.05)
 
 
 def test_regions_are_labelled_with_a_sigmoid_each() -> None:
@@ -521,7 +550,10 @@ def test_recomputing_works_under_the_autocast_of_shallow_volumes(monkeypatch: py
     assert torch.equal(found[0], found[1])
 
 
-@pytest.mark.parametrize("values", [{"feedback_scale": -1.0}, {"feedback_baseline": 1.0}, {"feedback_baseline": -0.1}])
+@pytest.mark.parametrize(
+    "values",
+    [{"feedback_scale": -1.0}, {"student_noise": -1.0}, {"feedback_baseline": 1.0}, {"feedback_baseline": -0.1}],
+)
 def test_options_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         ReciprocalOptions(**values)

@@ -14,23 +14,27 @@ from torch import nn
 
 from ctnet_nnunet.errors import CheckpointError, PlanError
 from ctnet_nnunet.planning.options import read_options
-from ctnet_nnunet.trainers.reciprocal import nnUNetTrainerReciprocal
+from ctnet_nnunet.trainers.reciprocal import is_measured, nnUNetTrainerReciprocal
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
 from ctnet_nnunet.trainers.supervised_twin import nnUNetTrainerSupervisedTwin
+
+EPOCHS = 25
 
 
 def trainer(kind: type[Any] = nnUNetTrainerReciprocal, resuming: bool = False, **values: Any) -> Any:
     """A trainer of which only the options are there."""
     made = kind.__new__(kind)
-    made.options = read_options({"epochs": 25, "semi_supervised": values})
+    made.options = read_options({"epochs": EPOCHS, "semi_supervised": values})
     made.semi, made.schedule = made.options.semi_supervised, made.options.schedule("semi_supervised")
     made.resuming, made.network, made.pool = resuming, nn.Linear(1, 1), None
+    made.log = []
+    made.print_to_log_file = lambda *words: made.log.append(" ".join(words))
     return made
 
 
 def test_a_teacher_has_one_start(tmp_path: Path) -> None:
     both = {"teacher_weights": str(tmp_path / "gone.pth"), "teacher_from_pretrained": True}
-    with pytest.raises(PlanError, match="teacher_weights and semi_supervised.teacher_from_pretrained=true") as caught:
+    with pytest.raises(PlanError, match="teacher_weights and semi_supervised") as caught:
         trainer(**both).check_start()
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="no -pretrained_weights FILE"):
@@ -60,3 +64,49 @@ def test_a_batch_in_which_all_is_ignored_has_a_loss_of_zero(
     target[0] = 1.0
     value = built([logits, logits], [target, target]) if deep else built(logits, target)
     assert value.item() != 0.0
+
+
+def rates(made: Any) -> list[float]:
+    optimizer, schedule = made.optimizer_and_schedule(made.network)
+    found = []
+    for epoch in range(EPOCHS):
+        schedule.step(epoch)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_a_phase_is_warmed_up_for_a_tenth_of_its_own_epochs() -> None:
+    made = trainer()
+    peak = made.schedule.learning_rate
+    assert made.pretraining_epochs() == 6
+    found = rates(made)
+    assert found[0] == pytest.approx(peak / 1.6)  # 0.6 epochs of 6
+    assert found[6:8] == pytest.approx([peak / 2.9, 2 * peak / 2.9])  # 1.9 of 19
+    assert rates(trainer(warmup_epochs=2.5))[0] == pytest.approx(peak / 3.5)  # a number holds for each phase
+    assert rates(trainer(nnUNetTrainerSupervisedTwin))[0] == pytest.approx(peak / 3.5)  # one phase, 2.5 of 25
+
+
+def test_the_student_starts_as_the_teacher_is_if_asked_to() -> None:
+    for wanted in (False, True):
+        made = trainer(student_from_teacher=wanted)
+        made.teacher = nn.Linear(1, 1)
+        made.teacher_optimizer = torch.optim.AdamW(made.teacher.parameters())
+        made.start_reciprocal()
+        assert torch.equal(made.network.weight, made.teacher.weight) is wanted
+        assert made.network.weight is not made.teacher.weight
+    with pytest.raises(PlanError, match="student_from_teacher=true: the teacher has learned nothing"):
+        trainer(student_from_teacher=True, teacher_pretraining=0.0).check_start()
+
+
+def test_the_feedbacks_share_is_measured_in_a_few_steps_of_an_epoch() -> None:
+    assert [step for step in range(250) if is_measured(step, 250)] == [0, 63, 126, 189]
+    assert [step for step in range(2) if is_measured(step, 2)] == [0]
+
+
+def test_a_silent_feedback_is_said_once_and_not_in_the_warm_up() -> None:
+    made = trainer()
+    for epoch, share in ((6, 0.001), (8, 0.02), (9, 0.006), (10, 0.001)):
+        made.current_epoch, made.train_metrics = epoch, {"feedback_share": share}
+        made.warn_of_silence()
+    (line,) = made.log
+    assert "0.6 %" in line and "feedback_scale" in line and "feedback_baseline" in line
