@@ -139,13 +139,15 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
 
     @reports_user_errors
     def run_training(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
         self.check_start()
         super().run_training()
 
     def check_start(self) -> None:
         """Refuse what only shows when all is built, before anything is written; says what the training learns from.
 
-        Not before :meth:`initialize`, which ``--val`` and prediction call, too.
+        Apart from :meth:`initialize`, which a validation alone calls, too.
         """
         _ = self.pool
 
