@@ -18,6 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from ctnet_nnunet.checkpoints import HEADS, read_checkpoint
 from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
+from ctnet_nnunet.unlabeled.records import describe_input
 from tests.conftest import NnunetEnv
 from tests.end_to_end.commands import run_function, run_warm
 from tests.end_to_end.refusals import check_refused
@@ -312,6 +313,13 @@ def test_validation_cases_among_the_unlabelled(copy_of_planned: Tiny) -> None:
     finished = run_warm(tiny.env, *tiny.train(0, RECIPROCAL))
     check_refused(finished, tiny, "splits_final.json, fold 0", "tr_004", "validation case", "transductive")
     (tiny.preprocessed / "semi_split.json").unlink()
+    (tiny.preprocessed / "splits_final.json").write_text(json.dumps([{"train": cases[:4], "val": cases[4:]}]))
+    record = tiny.preprocessed / f"{FOLDER}_unlabeled" / "un_001.json"
+    content = json.loads(record.read_text())
+    copied_from = describe_input(tiny.raw / "imagesTr" / "tr_004_0000.nii.gz")
+    record.write_text(json.dumps(content | {"inputs": [{**copied_from, "name": "un_001_0000.nii.gz"}]}))
+    check_refused(run_warm(tiny.env, *tiny.train(0, RECIPROCAL)), tiny, "un_001", "same file as tr_004", "imagesUn")
+    record.write_text(json.dumps(content))
     rename_scan(tiny, "un_000", "tr_004")
     check_refused(run_warm(tiny.env, *tiny.train(0, RECIPROCAL)), tiny, "tr_004", "also labelled")
 
@@ -335,7 +343,8 @@ def test_another_number_of_channels(copy_of_planned: Tiny) -> None:
     record = json.loads((folder / "un_001.json").read_text())
     record["outputs"][file.name] = file.stat().st_size
     (folder / "un_001.json").write_text(json.dumps(record))
-    check_refused(run_warm(tiny.env, *tiny.train(0, RECIPROCAL)), tiny, "un_001", "2 channels", "wants 1")
+    check_refused(run_warm(tiny.env, *tiny.train(0, RECIPROCAL)), tiny, "un_001", "2 channels", "wants 1", "imagesUn",
+                  "run ctnet preprocess-unlabeled -d 640")  # fmt: skip
 
 
 def test_a_teacher_of_other_plans(copy_of_planned: Tiny, unet: Tiny, tmp_path: Path) -> None:

@@ -110,3 +110,9 @@ def test_a_silent_feedback_is_said_once_and_not_in_the_warm_up() -> None:
         made.warn_of_silence()
     (line,) = made.log
     assert "0.6 %" in line and "feedback_scale" in line and "feedback_baseline" in line
+
+
+def test_both_passes_of_a_recomputed_teacher_have_the_trainers_autocast() -> None:
+    made = trainer()
+    made.is_ddp, made.device = False, torch.device("cpu")
+    assert made.wrapped(nn.Linear(1, 1), recomputed=True).autocast == made.autocast
