@@ -33,6 +33,12 @@ _SLURM_LINES = (
 _GPU_MEMORY = re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA error: out of memory")
 _NO_SPACE = re.compile(r"No space left on device|Errno 28\b")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning)|AssertionError)\b(: .*)?$")
+_RANK = re.compile(r"^\[rank\d+\]: ", re.MULTILINE)
+"""torch writes it before each line of a traceback in a process group."""
+_LAUNCHER_LINE = re.compile(r"^[IWE]\d{4} [\d:.]+ \d+ \S*torch/distributed/.*$\n?", re.MULTILINE)
+_LAUNCHER_ERROR = re.compile(r"^torch\.distributed\.elastic\.\S+\.(ChildFailedError|SignalException)\b", re.MULTILINE)
+_FIRST_FAILURE = re.compile(r"^Root Cause .*?^\s*exitcode\s*: (-?\d+)", re.MULTILINE | re.DOTALL)
+_TRACEBACK = "Traceback (most recent call last):"
 _OUR_LINE = "ctnet: error: "
 
 
@@ -47,6 +53,7 @@ def reason_of(status: int | None, log_end: str, state: str = "") -> str:
     words = STATES.get(state.split(" ")[0].rstrip("+"))
     if words is not None:
         return words
+    log_end, status = _without_launcher(log_end, status)
     lines = [line.strip() for line in log_end.splitlines() if line.strip()]
     said = _said(lines)
     if _GPU_MEMORY.search(log_end):
@@ -77,6 +84,16 @@ def read_end(file: Path, offset: int = 0) -> str:
             return stream.read().decode(errors="replace")
     except OSError:
         return ""
+
+
+def _without_launcher(text: str, status: int | None) -> tuple[str, int | None]:
+    """What the processes that torchrun has started said, and the exit status of the first of them that failed."""
+    text = _LAUNCHER_LINE.sub("", _RANK.sub("", text))
+    if (error := _LAUNCHER_ERROR.search(text)) is None:
+        return text, status
+    failure = _FIRST_FAILURE.search(text, error.start())
+    before = text.rfind(_TRACEBACK, 0, error.start())
+    return text[:before] if before >= 0 else text[: error.start()], int(failure[1]) if failure else status
 
 
 def _said(lines: list[str]) -> str:
