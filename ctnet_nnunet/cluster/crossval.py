@@ -154,11 +154,19 @@ def _preprocess(request: Request, target: Target) -> Step:
     block = configuration_block(target.plans, request.configuration, request.plans)
     folder = target.folder.parent / str(block["data_identifier"])
     number = str(int(target.dataset[7:10]))  # this command of nnU-Net's takes no name
-    words = ("nnUNetv2_preprocess", "-d", number, "-plans_name", request.plans, "-c", request.configuration)
+    words: tuple[str, ...] = (
+        "nnUNetv2_preprocess",
+        "-d",
+        number,
+        "-plans_name",
+        request.plans,
+        "-c",
+        request.configuration,
+    )
     proofs = tuple(folder / f"{case}.pkl" for case in training_cases(target))
     if not proofs:
         raise DataError(f"{target.raw / 'labelsTr'}: no label maps; the folds have nothing to learn from")
-    words = (*words, "-np", str(request.processes))
+    words += ("-np", str(request.processes))
     return Step("preprocess", "preprocessing", "preprocess", words, proofs, output=folder)
 
 

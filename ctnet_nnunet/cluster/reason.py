@@ -75,6 +75,12 @@ def slurm_state_in(text: str) -> str:
     return next((state for pattern, state in _SLURM_LINES if pattern.search(text)), "")
 
 
+def our_line(text: str) -> str:
+    """The last error that this package named, empty where there is none."""
+    ours = [line for line in map(str.strip, text.splitlines()) if line.startswith(_OUR_LINE)]
+    return ours[-1].removeprefix(_OUR_LINE) if ours else ""
+
+
 def read_end(file: Path, offset: int = 0) -> str:
     """A file's last part, from ``offset`` on; empty where there is no file."""
     try:
@@ -98,9 +104,8 @@ def _without_launcher(text: str, status: int | None) -> tuple[str, int | None]:
 
 def _said(lines: list[str]) -> str:
     """The line that says what went wrong: ours, else the last exception's, else the last one."""
-    for line in reversed(lines):
-        if line.startswith(_OUR_LINE):
-            return line.removeprefix(_OUR_LINE)
+    if ours := our_line("\n".join(lines)):
+        return ours
     for line in reversed(lines):
         if _EXCEPTION.match(line):
             return line

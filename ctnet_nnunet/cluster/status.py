@@ -8,7 +8,7 @@ from pathlib import Path
 from ctnet_nnunet.cluster.chain import Chain, read_chain
 from ctnet_nnunet.cluster.progress import read_progress, validation_dice
 from ctnet_nnunet.cluster.queue import UNKNOWN, JobState, job_states
-from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, read_end, reason_of, slurm_state_in
+from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, our_line, read_end, reason_of, slurm_state_in
 from ctnet_nnunet.cluster.record import Record, log_file, read_record
 from ctnet_nnunet.cluster.run_step import working
 from ctnet_nnunet.cluster.slurm import job_log
@@ -109,18 +109,18 @@ def _state(chain: Chain, step: Step, job: str, slurm: JobState | None, busy: boo
     if not wanted:
         return ("finished", "") if step.finished else ("not needed", "")
     if record is None:
-        return _never_started(job, slurm)
+        return _never_started(chain.folder, job, slurm)
     return ("interrupted" if _goes_on(record, slurm) else "failed"), _why(chain, step, record, slurm)
 
 
-def _never_started(job: str, slurm: JobState | None) -> tuple[str, str]:
+def _never_started(folder: Path, job: str, slurm: JobState | None) -> tuple[str, str]:
     if not job:
         return "not started", ""
     if slurm is not None and slurm.reason == NEVER:
         return "failed", "not run, because a step before it failed"
     if slurm is not None and slurm.state in STATES:
         return "failed", f"{STATES[slurm.state]} before it started"
-    return "failed", FORGOTTEN
+    return "failed", our_line(read_end(job_log(folder, job))) or FORGOTTEN
 
 
 def _goes_on(record: Record, slurm: JobState | None) -> bool:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ctnet_nnunet.architectures.from_plan import network_from_plan
 from ctnet_nnunet.checkpoints import read_checkpoint
 from ctnet_nnunet.cli.main import app
+from ctnet_nnunet.cluster.beginnings import note_beginning
 from ctnet_nnunet.cluster.crossval import Crossval, Request, plan_crossval, write_splits
 from ctnet_nnunet.cluster.estimate import checkpoint_bytes, network_parameters
 from ctnet_nnunet.cluster.run_step import lock_folder
@@ -152,15 +153,29 @@ def test_the_cost_is_measured_or_called_unknown(tiny: Tiny) -> None:
     times = "".join(f"x: Epoch {n}\nx: Epoch time: {seconds} s\n" for n, seconds in enumerate((500, 30, 36, 42)))
     log.write_text(times)
     try:
-        assert unknown in dry_run(tiny), "who knows on what"
-        left = {"device": "cuda:0", "is_ddp": "False"}
-        for more in ({}, {"device": "cpu", "is_ddp": "True", "processes": "2"}, {"device": "cpu", "is_ddp": "True"}):
-            (log.parent / "debug.json").write_text(json.dumps({**left, **more}))
-            assert unknown in dry_run(tiny), "on another device, or in other numbers"
+        (log.parent / "debug.json").write_text(json.dumps({"device": "cuda:0", "is_ddp": "False"}))
+        assert unknown in dry_run(tiny), "on another device"
         (log.parent / "debug.json").write_text(json.dumps({"device": "cpu", "is_ddp": "False"}))
         text = dry_run(tiny)
         assert "machine hours: 0.06 for 2 trainings" in text
         assert "measured on cpu in 1 process, median of 3 epochs in" in text
+    finally:
+        shutil.rmtree(tiny.env.results / tiny.dataset)
+
+
+def test_a_fold_of_another_beginning_is_no_result(tiny: Tiny) -> None:
+    words = ["crossval", str(tiny.id), tiny.configuration, "-p", tiny.plans, "-device", "cpu", "--folds", "0"]
+    scratch = planned(tiny, pretrainer=None)
+    fold = next(step for step in scratch.steps if step.name == "fold_0")
+    note_beginning(scratch.folder, fold)
+    fold.proofs[0].parent.mkdir(parents=True)
+    fold.proofs[0].write_text("{}")
+    try:
+        result = CliRunner().invoke(app, [*words, "--pretrain", PRETRAINER, "--dry-run"])
+        assert isinstance(result.exception, SetupError) and "began without a pretraining" in str(result.exception)
+        shutil.rmtree(scratch.folder)
+        text = dry_run(tiny)
+        assert "not begun by ctnet crossval, so from which pretraining is not known: fold 0\n" in text
     finally:
         shutil.rmtree(tiny.env.results / tiny.dataset)
 

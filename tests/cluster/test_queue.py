@@ -12,6 +12,7 @@ from ctnet_nnunet.cluster.options import SlurmOptions
 from ctnet_nnunet.cluster.queue import UNKNOWN, JobState, job_states
 from ctnet_nnunet.cluster.record import Record, write_record
 from ctnet_nnunet.cluster.shards import Shard
+from ctnet_nnunet.cluster.slurm import job_log
 from ctnet_nnunet.cluster.status import chain_status
 from ctnet_nnunet.cluster.step import Step
 from ctnet_nnunet.cluster.submit import submit_chain
@@ -83,6 +84,9 @@ def test_no_second_chain_is_submitted_while_slurm_is_silent(programs: Path, tmp_
     program(programs, "squeue", FORGOTTEN)
     (chain.folder / "records" / "fold_0.json").unlink()
     assert chain_status(chain.folder).failed
+    job_log(chain.folder, "12_0").parent.mkdir()
+    job_log(chain.folder, "12_0").write_text("submitit INFO\nctnet: error: fold_0: a run still works there\n")
+    assert chain_status(chain.folder).rows[0].note == "fold_0: a run still works there"
 
 
 def test_another_model_s_chain_may_fill_the_same_folder(programs: Path, tmp_path: Path) -> None:

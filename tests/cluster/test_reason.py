@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from ctnet_nnunet.cluster.progress import read_progress
+from ctnet_nnunet.cluster.progress import read_progress, run_on
 from ctnet_nnunet.cluster.reason import reason_of, slurm_state_in
 
 CUDA = """Traceback (most recent call last):
@@ -126,3 +127,18 @@ def test_progress_of_our_trainers_and_of_stock(tmp_path: Path) -> None:
     assert str(progress) == "epoch 7/25, 7 min left, Dice 0.450"
     log.write_text("\n".join(line for line in OURS_LOG.splitlines() if "done" not in line))
     assert str(read_progress(tmp_path, segments=False)) == "epoch 7"
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ({"device": "cuda:0", "is_ddp": "False"}, ("cuda", 1)),
+        ({"device": "cuda:0", "is_ddp": "True", "processes": "4"}, ("cuda", 4)),
+        ({"device": "cpu", "is_ddp": "True"}, None),
+        ({}, None),
+    ],
+)
+def test_on_what_a_fold_was_trained(tmp_path: Path, left: dict[str, str], expected: tuple[str, int] | None) -> None:
+    assert run_on(tmp_path) is None
+    (tmp_path / "debug.json").write_text(json.dumps(left))
+    assert run_on(tmp_path) == expected
