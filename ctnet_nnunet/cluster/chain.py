@@ -87,11 +87,12 @@ def refuse_if_busy(folder: Path, steps: Sequence[Step]) -> None:
     if (folder / FILE_NAME).is_file():
         chain = read_chain(folder)
         _refuse_jobs(chain, chain.jobs, "of an earlier start")
-    filled = {step.output for step in needed(steps)} - {None}
+    todo = needed(steps)
+    filled = {step.output for step in todo} - {None}
     for chain in _neighbours(folder):
         shared = [step.name for step in chain.steps if step.output in filled]
         _refuse_jobs(chain, {name: chain.jobs[name] for name in shared if name in chain.jobs}, "that do the same")
-    if busy := working(folder, tuple(steps)):
+    if busy := working(folder, tuple(step for step in steps if step.output is None or step in todo)):
         raise SetupError(f"{folder}: {busy[0].title} still runs there; wait, or end it (`ctnet status` shows it)")
 
 

@@ -154,20 +154,12 @@ def _preprocess(request: Request, target: Target) -> Step:
     block = configuration_block(target.plans, request.configuration, request.plans)
     folder = target.folder.parent / str(block["data_identifier"])
     number = str(int(target.dataset[7:10]))  # this command of nnU-Net's takes no name
-    words: tuple[str, ...] = (
-        "nnUNetv2_preprocess",
-        "-d",
-        number,
-        "-plans_name",
-        request.plans,
-        "-c",
-        request.configuration,
-    )
+    words = ("nnUNetv2_preprocess", "-d", number, "-plans_name", request.plans, "-c", request.configuration)
+    workers = ("-np", str(request.processes))
     proofs = tuple(folder / f"{case}.pkl" for case in training_cases(target))
     if not proofs:
         raise DataError(f"{target.raw / 'labelsTr'}: no label maps; the folds have nothing to learn from")
-    words += ("-np", str(request.processes))
-    return Step("preprocess", "preprocessing", "preprocess", words, proofs, output=folder)
+    return Step("preprocess", "preprocessing", "preprocess", (*words, *workers), proofs, output=folder)
 
 
 def _unlabeled(request: Request, target: Target, model: Path) -> list[Step]:

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from ctnet_nnunet.cluster import slurm
-from ctnet_nnunet.cluster.chain import Chain, read_chain
+from ctnet_nnunet.cluster.chain import Chain, read_chain, refuse_if_busy
 from ctnet_nnunet.cluster.local import run_here
 from ctnet_nnunet.cluster.options import SlurmOptions, parse_minutes, parse_parameters
 from ctnet_nnunet.cluster.run_step import Place, lock_folder, run_step, step_environment
@@ -203,6 +203,9 @@ def test_two_chains_do_not_fill_one_folder(tmp_path: Path) -> None:
             run_here(chain, lambda: None, print)
         with pytest.raises(SetupError, match="still works there"):
             run_step(shared, Place(chain.folder), lambda: None)
+        fold.proofs[0].write_text("{}")
+        refuse_if_busy(chain.folder, chain.steps)  # nothing here needs it any more
+        fold.proofs[0].unlink()
     assert run_here(chain, lambda: None, lambda text: None) == {}
     assert read_chain(chain.folder).steps[0] == shared
 
