@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ except ImportError:  # Windows has no such locks; there, nothing is promised
 
 HAS_LOCKS = fcntl is not None
 LOCK = ".lock"
+_HELD = frozenset((errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES))
+"""What the system says when another process has the lock; anything else says that there are none."""
 
 
 @contextmanager
@@ -23,7 +27,8 @@ def folder_lock(folder: Path, remedy: str = "wait, end it, or give another --out
     """Hold ``folder/.lock`` and yield its file descriptor, which child processes are to inherit.
 
     The lock belongs to the open file and not to a process: it is free when the last process that has it open ends. So
-    a training that outlived a killed run still keeps a second one out.
+    a training that outlived a killed run still keeps a second one out. A file system without such locks is named in a
+    warning, and nothing is held.
 
     Raises:
         SetupError: if another process holds it.
@@ -35,10 +40,21 @@ def folder_lock(folder: Path, remedy: str = "wait, end it, or give another --out
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise SetupError(f"{folder}: a run or one of its commands still works there; {remedy}") from error
+                if error.errno in _HELD:
+                    raise SetupError(f"{folder}: a run or one of its commands still works there; {remedy}") from error
+                _warn(error)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _warn(error: OSError) -> None:
+    """Once a process: Python leaves out a warning of the same words and place."""
+    warnings.warn(
+        f"this file system has no locks ({error.strerror}): nothing keeps a second run out of a folder; start one at a "
+        "time",
+        stacklevel=1,
+    )
 
 
 def is_locked(folder: Path) -> bool:

@@ -32,6 +32,9 @@ def crossval(
     ] = "local",
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cuda",
     gpus: Annotated[int | None, typer.Option("--gpus-per-job", help="GPUs of a training; 1 with cuda.", min=0)] = None,
+    batch_per_rank: Annotated[
+        int | None, typer.Option(help="Samples of each GPU's process, in place of the plan's batch divided.", min=1)
+    ] = None,
     cpus: Annotated[int, typer.Option("--cpus-per-job", help="Cores of a job, and of preprocessing.", min=1)] = 4,
     time: Annotated[str, typer.Option(help="slurm: wall time of a job; a training goes on in the next.")] = "24:00:00",
     warning: Annotated[
@@ -66,8 +69,12 @@ def crossval(
     options = SlurmOptions(parse_minutes(time), gpus, cpus, parse_parameters(slurm or []), warning)
     if engine == "slurm":
         require_slurm(options)
-    request = Request(dataset, configuration, trainer, plans, pretrain, folds or (), device, max(gpus, 1), cpus)
+    request = Request(
+        *(dataset, configuration, trainer, plans, pretrain, folds or (), device, max(gpus, 1), cpus, batch_per_rank)
+    )
     planned = plan_crossval(request)
+    if planned.unknown and pretrain is not None:
+        typer.echo(f"not begun by ctnet crossval, so from which pretraining is not known: {', '.join(planned.unknown)}")
     todo = needed(planned.steps)
     if dry_run:
         _say_costs(planned, todo, engine, gpus, epoch_seconds)

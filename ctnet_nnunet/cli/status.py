@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ctnet_nnunet.cluster.status import Status
 
 WIDE = 2000
-COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "unknown": "yellow"}
 
 
 def status(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
+from ctnet_nnunet.cluster.beginnings import check_beginnings
 from ctnet_nnunet.cluster.step import Step
+from ctnet_nnunet.cluster.trainers import require_divisible, require_trainer
 from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.files import write_text
-from ctnet_nnunet.shim_path import trainer_names
 from ctnet_nnunet.unlabeled.cases import find_cases
 from ctnet_nnunet.unlabeled.target import Target, configuration_block, environment_folder, locate
 
@@ -39,6 +37,7 @@ class Request:
     device: str = "cuda"
     gpus: int = 1
     processes: int = 4
+    batch_per_rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,14 @@ class Crossval:
         target: The dataset and its plans.
         model: The model's folder below nnUNet_results.
         steps: Of the chain, in an order in which they can run.
+        unknown: Titles of folds that were not begun by a chain, so that their pretraining, if any, is not known.
     """
 
     request: Request
     target: Target
     model: Path
     steps: tuple[Step, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -69,16 +70,28 @@ def plan_crossval(request: Request) -> Crossval:
     Raises:
         SetupError, DataError, PlanError: It cannot be done.
     """
-    _require_trainer(request.trainer, "-tr")
+    require_trainer(request.trainer, "-tr")
     if request.trainer in PRETRAINERS:
         raise SetupError(f"-tr {request.trainer}: pretrains only; give it with --pretrain, and -tr what is fine-tuned")
     if request.pretrainer is not None and request.pretrainer not in PRETRAINERS:
         raise SetupError(f"--pretrain {request.pretrainer}: no pretraining trainer; one of {', '.join(PRETRAINERS)}")
+    if request.batch_per_rank is not None and request.gpus < 2:
+        raise SetupError("--batch-per-rank: only with --gpus-per-job 2 or more; else the plan's batch_size says it")
     target = locate(request.dataset, request.configuration, request.plans)
+    _require_shares(request, target)
     results = environment_folder("nnUNet_results")
     request = replace(request, folds=_folds(request.folds, target))
     model = results / target.dataset / _model_name(request, request.trainer)
-    return Crossval(request, target, model, tuple(_steps(request, target, model)))
+    steps = tuple(_steps(request, target, model))
+    return Crossval(request, target, model, steps, tuple(check_beginnings(model / FOLDER, steps)))
+
+
+def _require_shares(request: Request, target: Target) -> None:
+    if request.gpus < 2:
+        return
+    block = configuration_block(target.plans, request.configuration, request.plans)
+    for trainer in filter(None, (request.pretrainer, request.trainer)):
+        require_divisible(trainer, request.configuration, block, request.gpus, request.batch_per_rank)
 
 
 def write_splits(target: Target) -> None:
@@ -100,27 +113,6 @@ def training_cases(target: Target) -> list[str]:
         return sorted(listed)
     ending = target.file_ending
     return sorted(file.name.removesuffix(ending) for file in (target.raw / "labelsTr").glob(f"*{ending}"))
-
-
-def _require_trainer(name: str, option: str) -> None:
-    if name in trainer_names():
-        return
-    try:
-        find_trainer(name)
-    except RuntimeError:
-        raise SetupError(f"{option} {name}: no such trainer; ours are {', '.join(trainer_names())}") from None
-
-
-def find_trainer(name: str) -> Any:
-    """The trainer's class, as nnU-Net looks it up, without its words on where it looks.
-
-    Raises:
-        RuntimeError: There is none.
-    """
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    with redirect_stdout(StringIO()):
-        return recursive_find_trainer_class_by_name(name)
 
 
 def _folds(asked: Sequence[int], target: Target) -> tuple[int, ...]:
@@ -163,10 +155,11 @@ def _preprocess(request: Request, target: Target) -> Step:
     folder = target.folder.parent / str(block["data_identifier"])
     number = str(int(target.dataset[7:10]))  # this command of nnU-Net's takes no name
     words = ("nnUNetv2_preprocess", "-d", number, "-plans_name", request.plans, "-c", request.configuration)
+    workers = ("-np", str(request.processes))
     proofs = tuple(folder / f"{case}.pkl" for case in training_cases(target))
     if not proofs:
         raise DataError(f"{target.raw / 'labelsTr'}: no label maps; the folds have nothing to learn from")
-    return Step("preprocess", "preprocessing", "preprocess", (*words, "-np", str(request.processes)), proofs)
+    return Step("preprocess", "preprocessing", "preprocess", (*words, *workers), proofs, output=folder)
 
 
 def _unlabeled(request: Request, target: Target, model: Path) -> list[Step]:
@@ -177,7 +170,7 @@ def _unlabeled(request: Request, target: Target, model: Path) -> list[Step]:
     sign = model / FOLDER / "done" / "unlabeled"
     scans = (target.images_un, *sorted(target.images_un.iterdir()))
     return [Step("unlabeled", "preprocessing of imagesUn", "unlabeled", (*words, "-np", str(request.processes)),
-                 (sign,), ("preprocess",), scans, accepted=(0, 1), marked=True)]  # fmt: skip
+                 (sign,), ("preprocess",), scans, accepted=(0, 1), marked=True, output=target.folder)]  # fmt: skip
 
 
 def _training(
@@ -188,15 +181,18 @@ def _training(
     folder = model.parent / _model_name(request, trainer) / f"fold_{fold}"
     words = (*_launcher(request), request.dataset, request.configuration, str(fold))
     words += ("-tr", trainer, "-p", request.plans, "-device", request.device)
+    share = () if request.batch_per_rank is None else ("--batch-per-rank", str(request.batch_per_rank))
     return Step(
         name=f"pretrain_{fold}" if pretrains else f"fold_{fold}",
         title=f"pretraining of fold {fold}" if pretrains else f"fold {fold}",
         kind="pretraining" if pretrains else "training",
-        words=words,
+        words=(*words, *share),
         proofs=(folder / ("checkpoint_final.pth" if pretrains else "validation/summary.json"),),
         after=before if pretraining is None else (*before, pretraining.name),
         folder=folder,
         weights=None if pretraining is None else pretraining.proofs[0],
+        output=folder if pretrains else None,
+        processes=request.gpus,
     )
 
 

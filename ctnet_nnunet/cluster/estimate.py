@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
-from ctnet_nnunet.cluster.crossval import Crossval, find_trainer, training_cases
-from ctnet_nnunet.cluster.progress import read_progress
+from ctnet_nnunet.cluster.crossval import Crossval, training_cases
+from ctnet_nnunet.cluster.progress import read_progress, run_on
 from ctnet_nnunet.cluster.step import Step
-from ctnet_nnunet.planning.options import Mode, read_options
+from ctnet_nnunet.cluster.trainers import find_trainer, schedule_of
 from ctnet_nnunet.unlabeled.target import configuration_block
 
-MODES: Mapping[str, Mode] = {
-    "nnUNetTrainerCTNetPretrain": "pretrain",
-    "nnUNetTrainerVolF": "volf",
-    "nnUNetTrainerImagingPlanes": "planes",
-    "nnUNetTrainerCMFT": "cmft",
-    "nnUNetTrainerCMFF": "cmff",
-    "nnUNetTrainerReciprocal": "semi_supervised",
-    "nnUNetTrainerMeanTeacher": "semi_supervised",
-    "nnUNetTrainerSupervisedTwin": "semi_supervised",
-    "nnUNetTrainerCTNet": "supervised",
-    "nnUNetTrainerStockSGD": "supervised",
-}
 STOCK_EPOCHS = {"nnUNetTrainer": 1000}
 CHECKPOINTS = 3
 """Of a training at most: latest, best and final."""
+COPIES = {
+    "nnUNetTrainer": 2,
+    "nnUNetTrainerStockSGD": 2,
+    "nnUNetTrainerMeanTeacher": 4,
+    "nnUNetTrainerReciprocal": 6,
+}
+"""Of the weights in a checkpoint: themselves and SGD's momentum, or with a teacher's, or with its optimiser's too."""
 ADAM_COPIES = 3
-"""Of the weights in a checkpoint: themselves and the optimiser's two moments."""
+"""Themselves and the two moments: the other trainers. Heads and discriminators of a pretraining are not counted."""
 VOXEL_BYTES = 4
 
 
@@ -45,6 +38,7 @@ class Hours:
     epochs: Of each; None where the trainer does not say.
     epoch_seconds: Measured or given; None where neither.
     source: Where the seconds come from.
+    conditions: Device and processes that epochs are measured with.
     """
 
     trainer: str
@@ -52,6 +46,7 @@ class Hours:
     epochs: int | None
     epoch_seconds: float | None
     source: str
+    conditions: str = ""
 
     @property
     def hours(self) -> float | None:
@@ -70,27 +65,31 @@ def training_hours(crossval: Crossval, todo: list[Step], epoch_seconds: float | 
         if not steps or trainer is None:
             continue
         folder = (steps[0].folder or crossval.model).parent
-        measured = _measured(folder)
-        source = f"measured, median of {len(measured)} epochs in {folder.name}"
+        device, processes = crossval.request.device, crossval.request.gpus
+        measured = _measured(folder, device, processes)
+        conditions = f"on {device} in {processes} process{'es' if processes > 1 else ''}"
+        source = f"measured {conditions}, median of {len(measured)} epochs in {folder.name}"
         seconds = median(measured) if measured else None
         if epoch_seconds is not None:
             seconds, source = epoch_seconds, "--epoch-seconds"
-        found.append(Hours(trainer, len(steps), _epochs(trainer, block.get("ctnet"), folder), seconds, source))
+        schedule = schedule_of(trainer, block)
+        epochs = _epochs(trainer, folder) if schedule is None else int(schedule.epochs)
+        found.append(Hours(trainer, len(steps), epochs, seconds, source, conditions))
     return found
 
 
-def _measured(model: Path) -> list[float]:
-    """Times of epochs; the first of each log holds the start of data loaders and compilation."""
+def _measured(model: Path, device: str, processes: int) -> list[float]:
+    """Times of epochs on such a device; the first of each log holds the start of data loaders and compilation."""
     times = []
     for fold in sorted(model.glob("fold_*")):
+        if run_on(fold) != (device, processes):
+            continue
         progress = read_progress(fold)
         times += list(progress.epoch_seconds[1:]) if progress else []
     return times
 
 
-def _epochs(trainer: str, block: Any, model: Path) -> int | None:
-    if trainer in MODES:
-        return int(read_options(block, "plans").schedule(MODES[trainer]).epochs)
+def _epochs(trainer: str, model: Path) -> int | None:
     seen = [progress.epochs for fold in model.glob("fold_*") if (progress := read_progress(fold)) and progress.epochs]
     return seen[0] if seen else STOCK_EPOCHS.get(trainer)
 
@@ -100,8 +99,8 @@ class Disk:
     """Attributes:
     preprocessed: Bytes of the labelled cases as they lie there, or at most when they do not yet.
     measured: Whether they lie there.
-    checkpoints: Bytes of all trainings' checkpoints that are still to come.
-    parameters: Of the network.
+    checkpoints: Bytes of all trainings' checkpoints that are still to come, about.
+    parameters: Of the folds' network.
     """
 
     preprocessed: int
@@ -120,19 +119,27 @@ def disk_use(crossval: Crossval, todo: list[Step]) -> Disk:
     if not measured:
         voxels = math.prod(round(size) for size in block["median_image_size_in_voxels"])
         there = len(training_cases(target)) * voxels * (target.channels + 1) * VOXEL_BYTES
-    parameters = _parameters(crossval)
-    trainings = sum(step.kind in ("pretraining", "training") for step in todo)
-    return Disk(there, measured, trainings * CHECKPOINTS * ADAM_COPIES * 4 * parameters, parameters)
+    checkpoints = 0
+    for kind, trainer in (("pretraining", request.pretrainer), ("training", request.trainer)):
+        trainings = sum(step.kind == kind for step in todo)
+        if trainings and trainer is not None:
+            checkpoints += trainings * CHECKPOINTS * checkpoint_bytes(trainer, network_parameters(crossval, trainer))
+    return Disk(there, measured, checkpoints, network_parameters(crossval, request.trainer))
 
 
-def _parameters(crossval: Crossval) -> int:
+def checkpoint_bytes(trainer: str, parameters: int) -> int:
+    """About: float32 weights, those of a teacher, and the state of their optimisers."""
+    return COPIES.get(trainer, ADAM_COPIES) * 4 * parameters
+
+
+def network_parameters(crossval: Crossval, name: str) -> int:
     """Of the network that the trainer would build, built without memory."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(crossval.target.plans)
     configuration = plans.get_configuration(crossval.request.configuration)
     labels = plans.get_label_manager(crossval.target.dataset_json)
-    trainer = find_trainer(crossval.request.trainer)
+    trainer = find_trainer(name)
     with torch.device("meta"):
         network = trainer.build_network_architecture(
             plans, configuration, crossval.target.channels, labels.num_segmentation_heads, True

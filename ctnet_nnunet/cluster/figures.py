@@ -43,7 +43,7 @@ def cost_lines(crossval: Crossval, todo: list[Step], engine: str, gpus: int, epo
     lines += [_hours(hours, max(gpus, 1), what) for hours in training_hours(crossval, todo, epoch_seconds)]
     disk = disk_use(crossval, todo)
     data = f"preprocessed cases {_size(disk.preprocessed)}{'' if disk.measured else ' at most, uncompressed'}"
-    weights = f"checkpoints up to {_size(disk.checkpoints)} ({disk.parameters:,} parameters)"
+    weights = f"checkpoints about {_size(disk.checkpoints)} ({disk.parameters:,} parameters)"
     lines.append(f"disk: {data}, {weights}; label maps of the validation cases come beside them")
     return lines
 
@@ -54,8 +54,8 @@ def _hours(hours: Hours, gpus: int, what: str) -> str:
         return f"{what} hours: {many}: unknown, since this trainer does not say how many epochs it runs"
     if hours.hours is None or hours.epoch_seconds is None:
         return (
-            f"{what} hours: {many}, {hours.epochs} epochs each: unknown, since no epoch of it was measured here; "
-            "train one fold for a few epochs, or give --epoch-seconds"
+            f"{what} hours: {many}, {hours.epochs} epochs each: unknown, since no epoch of it was measured here "
+            f"{hours.conditions}; train one fold for a few epochs, or give --epoch-seconds"
         )
     return (
         f"{what} hours: {hours.hours * gpus:.3g} for {many}, {hours.epochs} epochs of {hours.epoch_seconds:.3g} s "

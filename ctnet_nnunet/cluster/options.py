@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ctnet_nnunet.errors import SetupError
 
+ONE_NODE = "a job is one task on one node, which starts the processes of all --gpus-per-job"
 OURS = {
     "time": "give --time",
     "job_name": "the steps have names",
@@ -19,6 +20,12 @@ OURS = {
     "error": "logs lie in the chain's folder",
     "open_mode": "logs are appended to",
     "gpus_per_node": "give --gpus-per-job",
+    "cpus_per_task": "give --cpus-per-job",
+    "nodes": ONE_NODE,
+    "ntasks": ONE_NODE,
+    "ntasks_per_node": ONE_NODE,
+    "ntasks_per_gpu": ONE_NODE,
+    "ntasks_per_socket": ONE_NODE,
     "requeue": "jobs come back by themselves",
     "no_requeue": "jobs come back by themselves",
     "wrap": "the command is ours",

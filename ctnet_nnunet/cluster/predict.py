@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.cluster.options import SlurmOptions
-from ctnet_nnunet.cluster.queue import JobState, job_states
+from ctnet_nnunet.cluster.queue import UNKNOWN, JobState, job_states
 from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, read_end, slurm_state_in
 from ctnet_nnunet.cluster.record import read_record
 from ctnet_nnunet.cluster.shards import FOLDER, PARTS, Shard, cut, parts_of
@@ -167,7 +167,12 @@ def _earlier_jobs(run: _Run) -> dict[str, Shard]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     if content.get("settings") != run.settings:
-        alive = [number for number, state in job_states(shards).items() if state.alive]
+        alive = {number: state for number, state in job_states(shards).items() if state.alive}
+        if silent := [state.reason for state in alive.values() if state.state == UNKNOWN]:
+            raise SetupError(
+                f"{run.request.out}: jobs of other settings may still run there, and SLURM does not say "
+                f"({silent[0]}); try again where it answers"
+            )
         if alive:
             raise SetupError(f"{run.request.out}: jobs of other settings still run there; scancel {' '.join(alive)}")
         shutil.rmtree(run.folder / PARTS, ignore_errors=True)
@@ -188,7 +193,9 @@ def _wait(run: _Run, shards: dict[str, Shard], tell: Tell) -> None:
         done = sum(int(shard.progress()) for shard in shards.values())
         total = sum(len(shard.cases) for shard in shards.values())
         waiting = sum(now[number].state == "PENDING" for number in alive if number in now)
-        line = f"    {done}/{total} scans done, {len(alive) - waiting} jobs run, {waiting} wait"
+        silent = [now[number].reason for number in alive if number in now and now[number].state == UNKNOWN]
+        line = f"    {done}/{total} scans done, {len(alive) - waiting - len(silent)} jobs run, {waiting} wait"
+        line += f"; SLURM does not answer about {len(silent)}: {silent[0]}" if silent else ""
         if alive and line != said:
             tell(line)
             said = line
@@ -201,9 +208,11 @@ def _wait(run: _Run, shards: dict[str, Shard], tell: Tell) -> None:
 
 def _alive(run: _Run, number: str, shard: Shard, state: JobState | None, looks: int) -> bool:
     """Whether a job may still do something; ``looks``: how often in a row SLURM did not know it."""
+    record = read_record(run.folder, shard.name)
+    if state is not None and state.state == UNKNOWN:
+        return not (record is not None and record.over(number))
     if state is not None:
         return state.alive
-    record = read_record(run.folder, shard.name)
     ended = record is not None and record.job == number and bool(record.ended)
     return not ended and looks < MISSING_LOOKS
 

@@ -61,6 +61,19 @@ def read_progress(fold: Path, segments: bool = True) -> TrainingProgress | None:
     )
 
 
+def run_on(fold: Path) -> tuple[str, int] | None:
+    """Kind of device and number of processes of a fold's last start, as nnU-Net left them; None where not known.
+
+    Stock trainers that stock's command starts in several processes do not say in how many.
+    """
+    try:
+        content = json.loads((fold / "debug.json").read_text(encoding="utf-8"))
+        several = content["is_ddp"] == "True"
+        return str(content["device"]).partition(":")[0], int(content["processes"] if several else 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def validation_dice(summary: Path) -> float | None:
     """nnU-Net's mean foreground Dice of a summary.json; None where there is none yet."""
     try:

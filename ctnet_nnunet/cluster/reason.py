@@ -33,6 +33,12 @@ _SLURM_LINES = (
 _GPU_MEMORY = re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA error: out of memory")
 _NO_SPACE = re.compile(r"No space left on device|Errno 28\b")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning)|AssertionError)\b(: .*)?$")
+_RANK = re.compile(r"^\[rank\d+\]: ", re.MULTILINE)
+"""torch writes it before each line of a traceback in a process group."""
+_LAUNCHER_LINE = re.compile(r"^[IWE]\d{4} [\d:.]+ \d+ \S*torch/distributed/.*$\n?", re.MULTILINE)
+_LAUNCHER_ERROR = re.compile(r"^torch\.distributed\.elastic\.\S+\.(ChildFailedError|SignalException)\b", re.MULTILINE)
+_FIRST_FAILURE = re.compile(r"^Root Cause .*?^\s*exitcode\s*: (-?\d+)", re.MULTILINE | re.DOTALL)
+_TRACEBACK = "Traceback (most recent call last):"
 _OUR_LINE = "ctnet: error: "
 
 
@@ -47,6 +53,7 @@ def reason_of(status: int | None, log_end: str, state: str = "") -> str:
     words = STATES.get(state.split(" ")[0].rstrip("+"))
     if words is not None:
         return words
+    log_end, status = _without_launcher(log_end, status)
     lines = [line.strip() for line in log_end.splitlines() if line.strip()]
     said = _said(lines)
     if _GPU_MEMORY.search(log_end):
@@ -68,6 +75,12 @@ def slurm_state_in(text: str) -> str:
     return next((state for pattern, state in _SLURM_LINES if pattern.search(text)), "")
 
 
+def our_line(text: str) -> str:
+    """The last error that this package named, empty where there is none."""
+    ours = [line for line in map(str.strip, text.splitlines()) if line.startswith(_OUR_LINE)]
+    return ours[-1].removeprefix(_OUR_LINE) if ours else ""
+
+
 def read_end(file: Path, offset: int = 0) -> str:
     """A file's last part, from ``offset`` on; empty where there is no file."""
     try:
@@ -79,11 +92,20 @@ def read_end(file: Path, offset: int = 0) -> str:
         return ""
 
 
+def _without_launcher(text: str, status: int | None) -> tuple[str, int | None]:
+    """What the processes that torchrun has started said, and the exit status of the first of them that failed."""
+    text = _LAUNCHER_LINE.sub("", _RANK.sub("", text))
+    if (error := _LAUNCHER_ERROR.search(text)) is None:
+        return text, status
+    failure = _FIRST_FAILURE.search(text, error.start())
+    before = text.rfind(_TRACEBACK, 0, error.start())
+    return text[:before] if before >= 0 else text[: error.start()], int(failure[1]) if failure else status
+
+
 def _said(lines: list[str]) -> str:
     """The line that says what went wrong: ours, else the last exception's, else the last one."""
-    for line in reversed(lines):
-        if line.startswith(_OUR_LINE):
-            return line.removeprefix(_OUR_LINE)
+    if ours := our_line("\n".join(lines)):
+        return ours
     for line in reversed(lines):
         if _EXCEPTION.match(line):
             return line

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from ctnet_nnunet.cluster.reason import INTERRUPTED
 from ctnet_nnunet.files import write_text
 
 FOLDER = "records"
@@ -43,6 +44,10 @@ class Record:
     def finished(self, status: int, reason: str) -> Record:
         """This, ended now."""
         return replace(self, ended=now(), status=status, reason=reason)
+
+    def over(self, job: str) -> bool:
+        """Whether this is of the given job, which has ended and does not come back."""
+        return self.job == job and bool(self.ended) and self.status != INTERRUPTED
 
 
 def now() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctnet_nnunet.cluster.beginnings import note_beginning
 from ctnet_nnunet.cluster.reason import read_end, reason_of
 from ctnet_nnunet.cluster.record import Record, log_file, now, read_record, write_record
 from ctnet_nnunet.cluster.step import Step
@@ -48,7 +49,7 @@ def run_step(step: Step, place: Place, while_running: Callable[[], None]) -> Rec
     Raises:
         SetupError: Another process works on this step.
     """
-    with folder_lock(lock_folder(place.folder, step.name), "wait, or end it (`ctnet status` shows it)") as lock:
+    with folder_lock(lock_folder(place.folder, step), "wait, or end it (`ctnet status` shows it)") as lock:
         before = read_record(place.folder, step.name)
         if step.finished:  # by hand, or by a start that was stopped in its last moment
             record = Record(step.name, socket.gethostname(), now(), "", place.job).finished(0, "")
@@ -65,7 +66,8 @@ def run_step(step: Step, place: Place, while_running: Callable[[], None]) -> Rec
             offset=log.stat().st_size if log.is_file() else 0,
         )
         write_record(place.folder, record)
-        workplace = Workplace(place.folder, step_environment(), lock if os.name == "posix" else None)
+        note_beginning(place.folder, step)
+        workplace = Workplace(place.folder, step_environment(step.processes), lock if os.name == "posix" else None)
         try:
             _, status = run_command(step.command(), workplace, log, while_running, place.patience)
         except BaseException:
@@ -79,22 +81,29 @@ def run_step(step: Step, place: Place, while_running: Callable[[], None]) -> Rec
         return record
 
 
-def lock_folder(folder: Path, name: str) -> Path:
-    """Where the lock of a step lies."""
-    return folder / LOCKS / name
+def lock_folder(folder: Path, step: Step) -> Path:
+    """Where the lock of a step lies: of what several chains may fill, beside it (preprocessing empties the folder)."""
+    if step.output is None:
+        return folder / LOCKS / step.name
+    return step.output.parent / f".{LOCKS}" / step.output.name
 
 
 def working(folder: Path, steps: tuple[Step, ...]) -> list[Step]:
     """The steps that some process works on at this moment, as far as this machine sees."""
-    folders = {step: lock_folder(folder, step.name) for step in steps}
+    folders = {step: lock_folder(folder, step) for step in steps}
     return [step for step, place in folders.items() if place.is_dir() and is_locked(place)]
 
 
-def step_environment() -> dict[str, str]:
-    """This process's, with our trainers in sight; in a job, as many worker processes as it has cores."""
+def step_environment(processes: int = 1) -> dict[str, str]:
+    """This process's, with our trainers in sight; in a job, as many worker processes as it has cores.
+
+    Args:
+        processes: That share the cores; each starts workers of its own.
+    """
     environment = {**os.environ, VARIABLE: with_shim(os.environ.get(VARIABLE)), "PYTHONUNBUFFERED": "1"}
     cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if cores.isdecimal():
-        environment.setdefault("nnUNet_def_n_proc", cores)
-        environment.setdefault("nnUNet_n_proc_DA", str(int(cores) - 1))
+        each = max(1, int(cores) // processes)
+        environment.setdefault("nnUNet_def_n_proc", str(each))
+        environment.setdefault("nnUNet_n_proc_DA", str(each - 1))
     return environment

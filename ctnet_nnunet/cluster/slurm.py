@@ -93,10 +93,16 @@ def _parameters(title: str, options: SlurmOptions, dependency: str) -> dict[str,
     }
 
 
-def cancel(jobs: Iterable[str]) -> None:
-    """End jobs; those that are over are left alone."""
-    if numbers := sorted(set(jobs)):
-        subprocess.run(["scancel", *numbers], capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+def cancel(jobs: Iterable[str]) -> str:
+    """End jobs, those that are over are left alone; returns what is left to do where SLURM does not answer."""
+    words = ["scancel", *sorted(set(jobs))]
+    if len(words) == 1:
+        return ""
+    try:
+        subprocess.run(words, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return f"scancel did not answer; end the jobs that are submitted already: {' '.join(words)}"
+    return ""
 
 
 def job_log(folder: Path, job: str) -> Path:
@@ -139,6 +145,9 @@ def _refuse_endless_wait(options: SlurmOptions) -> None:
 def _time_limits() -> dict[str, int | None]:
     """Partition → its longest job in minutes, None without a limit; the default's name ends in ``*``."""
     words = ["sinfo", "--noheader", "--format=%P|%l"]
-    asked = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}  # sbatch has said what it thinks of the jobs
     rows = [line.strip().split("|") for line in asked.stdout.splitlines() if line.count("|") == 1]
     return {name: parse_minutes(limit) if limit[0].isdigit() else None for name, limit in rows}

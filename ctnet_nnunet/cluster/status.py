@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ctnet_nnunet.cluster.chain import Chain, read_chain
 from ctnet_nnunet.cluster.progress import read_progress, validation_dice
-from ctnet_nnunet.cluster.queue import JobState, job_states
-from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, read_end, reason_of, slurm_state_in
+from ctnet_nnunet.cluster.queue import UNKNOWN, JobState, job_states
+from ctnet_nnunet.cluster.reason import FORGOTTEN, STATES, TERMINATED, our_line, read_end, reason_of, slurm_state_in
 from ctnet_nnunet.cluster.record import Record, log_file, read_record
 from ctnet_nnunet.cluster.run_step import working
 from ctnet_nnunet.cluster.slurm import job_log
@@ -25,7 +25,7 @@ class Row:
     """Attributes:
     title: Of the step.
     job: SLURM's number, or empty.
-    state: finished, running, waiting, interrupted, failed, not started, or not needed.
+    state: finished, running, waiting, interrupted, failed, unknown (SLURM does not answer), not started, or not needed.
     epoch, left, dice: Of a training; empty where there is none.
     note: Why it failed, or what it waits for.
     """
@@ -49,8 +49,8 @@ class Status:
 
     @property
     def at_work(self) -> bool:
-        """Whether anything still runs or waits."""
-        return any(row.state in ("running", "waiting") for row in self.rows)
+        """Whether anything still runs or waits, or may do so."""
+        return any(row.state in ("running", "waiting", "unknown") for row in self.rows)
 
     @property
     def failed(self) -> bool:
@@ -93,6 +93,10 @@ def _row(chain: Chain, step: Step, states: dict[str, JobState], busy: bool, want
 
 def _state(chain: Chain, step: Step, job: str, slurm: JobState | None, busy: bool, wanted: bool) -> tuple[str, str]:
     record = read_record(chain.folder, step.name)
+    if slurm is not None and slurm.state == UNKNOWN:
+        if not busy and not step.finished and not (record is not None and record.over(job)):
+            return "unknown", f"SLURM does not answer: {slurm.reason}"
+        slurm = None
     if slurm is not None and slurm.alive and (slurm.state == "PENDING" or not step.finished):
         again = f"start {record.starts + 1}, " if record is not None and slurm.state == "PENDING" else ""
         if slurm.state != "PENDING":
@@ -105,18 +109,18 @@ def _state(chain: Chain, step: Step, job: str, slurm: JobState | None, busy: boo
     if not wanted:
         return ("finished", "") if step.finished else ("not needed", "")
     if record is None:
-        return _never_started(job, slurm)
+        return _never_started(chain.folder, job, slurm)
     return ("interrupted" if _goes_on(record, slurm) else "failed"), _why(chain, step, record, slurm)
 
 
-def _never_started(job: str, slurm: JobState | None) -> tuple[str, str]:
+def _never_started(folder: Path, job: str, slurm: JobState | None) -> tuple[str, str]:
     if not job:
         return "not started", ""
     if slurm is not None and slurm.reason == NEVER:
         return "failed", "not run, because a step before it failed"
     if slurm is not None and slurm.state in STATES:
         return "failed", f"{STATES[slurm.state]} before it started"
-    return "failed", FORGOTTEN
+    return "failed", our_line(read_end(job_log(folder, job))) or FORGOTTEN
 
 
 def _goes_on(record: Record, slurm: JobState | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Step:
         weights: Of a training: what it starts from.
         accepted: Exit statuses that count as success: 1 where a refused case is named and the others are done.
         marked: The first proof is written by who runs the step, because the command itself leaves no sign.
+        output: Of a step that other chains have, too (preprocessing, pretraining): the folder that one alone may fill.
+        processes: That its command starts and that share its cores.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Step:
     weights: Path | None = None
     accepted: tuple[int, ...] = (0,)
     marked: bool = False
+    output: Path | None = None
+    processes: int = 1
 
     @property
     def finished(self) -> bool:
@@ -65,9 +70,18 @@ class Step:
         return self.words if self.weights is None else (*self.words, "-pretrained_weights", str(self.weights))
 
     def progress(self) -> float:
-        """Grows whenever work was done that another start would not have to do again: a newer checkpoint."""
+        """Grows whenever work was done that another start would not have to do again: a newer checkpoint.
+
+        Nothing is beyond the final one. nnU-Net writes it anew at each start of a final validation, which begins anew.
+        """
+        file = self.checkpoint
+        if file is None:
+            return 0.0
+        return math.inf if file.name == CHECKPOINTS[0] else max(self._checkpoint_times())
+
+    def _checkpoint_times(self) -> list[float]:
         files = [self.folder / name for name in CHECKPOINTS] if self.folder else []
-        return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+        return [file.stat().st_mtime for file in files if file.is_file()]
 
     def mark(self) -> None:
         """Leave the sign that the command itself does not leave."""

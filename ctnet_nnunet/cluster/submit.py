@@ -79,7 +79,8 @@ def submit_chain(chain: Chain, options: SlurmOptions, before: Callable[[], None]
                 numbers[group.name] = jobs[0].split("_")[0]
                 tell(f"{group.name}: job {', '.join(jobs)}{_words(group, numbers)}")
         except BaseException:
-            cancel(numbers.values())  # half a chain would run into nothing
+            if left := cancel(numbers.values()):  # half a chain would run into nothing
+                tell(left)
             raise
 
 

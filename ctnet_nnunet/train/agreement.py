@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ctnet_nnunet import ranks
 from ctnet_nnunet.errors import CTNetError, DataError, SetupError
+from ctnet_nnunet.files import disk_errors
 
 PACKAGES = ("torch", "nnunetv2", "ctnet_nnunet", "numpy")
 SHARED_SECONDS = 20.0
@@ -51,7 +52,8 @@ def check_agreement(files: list[Path], folders: list[Path], results: Path) -> fl
         How many seconds the clock of the results' file system is ahead of rank 0's.
 
     Raises:
-        CTNetError: A rank has another version, other data or other results; rank, machine and difference are named.
+        CTNetError: A rank has another version, other data or other results; rank, machine and difference are named. Or
+            rank 0 cannot write to the results folder.
     """
     token, ahead = _left_by_first(results)
     mine = Facts(
@@ -122,9 +124,10 @@ def _left_by_first(results: Path) -> tuple[Path, float]:
     token = Path(ranks.from_first(str(results / f".ctnet_{uuid.uuid4().hex}")))
     ahead = 0.0
     if ranks.rank() == 0:
-        results.mkdir(parents=True, exist_ok=True)
-        token.write_text("seen by every rank\n", encoding="utf-8")
-        ahead = token.stat().st_mtime - time.time()
+        with disk_errors(results):
+            results.mkdir(parents=True, exist_ok=True)
+            token.write_text("seen by every rank\n", encoding="utf-8")
+            ahead = token.stat().st_mtime - time.time()
     return results / token.name, float(ranks.from_first(ahead))
 
 

@@ -61,11 +61,11 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[torch.device
     Raises:
         SetupError: There are more processes than GPUs on this machine, or the kind of device takes one process alone.
     """
+    _check_devices(launch, device)
     _settle_threads(launch, device)
     if launch.world == 1:
         yield device
         return
-    _check_devices(launch, device)
     if device.type == "cuda":
         torch.cuda.set_device(launch.local_rank)
     store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
@@ -90,7 +90,7 @@ def _settle_threads(launch: Launch, device: torch.device) -> None:
 
 def _check_devices(launch: Launch, device: torch.device) -> None:
     host = socket.gethostname()
-    if device.type == "mps":
+    if device.type == "mps" and launch.world > 1:
         raise SetupError("-device mps: torch has no process group for it; start one process")
     if device.type != "cuda":
         return

@@ -45,7 +45,13 @@ class RankFiles:
     def __enter__(self) -> RankFiles:
         # Files of an earlier attempt carry another name.
         self.attempt = ranks.from_first(uuid.uuid4().hex)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder}: could not be made ({error.strerror}); free disk space or fix the rights, then "
+                f"{REMEDY}"
+            ) from error
         self._write()
         self._thread.start()
         return self
@@ -53,8 +59,7 @@ class RankFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._stop_beating()
         if error is not None:
             stopped = isinstance(error, SystemExit)
             self.problem = "it was stopped" if stopped else (str(error).splitlines() or [type(error).__name__])[0]
@@ -63,8 +68,14 @@ class RankFiles:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def tell(self, state: str) -> None:
-        """Let the others know that this rank has come to ``state``."""
+        """Let the others know that this rank has come to ``state``.
+
+        Behind "predicted" nobody waits for signs of life but rank 0's: the other ranks stop giving them, since one that
+        came while rank 0 removes the folder would leave it there, without rank 0's file.
+        """
         self.state = state
+        if self.rank and state != STATES[0]:
+            self._stop_beating()
         self._write()
 
     def wait_for(self, others: Iterable[int], state: str) -> None:
@@ -113,6 +124,10 @@ class RankFiles:
         if before is None or before[0] != told:
             self._seen[other] = (told, time.monotonic())
         return self._seen[other]
+
+    def _stop_beating(self) -> None:
+        self._over.set()
+        self._thread.join()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):

@@ -17,7 +17,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ctnet_nnunet import ranks
-from ctnet_nnunet.errors import PlanError
+from ctnet_nnunet.shares import require_shares
 from ctnet_nnunet.trainers.ddp import rank_device, stock_wraps_for
 from ctnet_nnunet.trainers.sharded_validation import validate_in_shares
 
@@ -29,12 +29,14 @@ class SeveralProcesses(nnUNetTrainer):  # type: ignore[misc]
 
     Attributes:
         batch_per_rank: Samples of each rank, in place of the plan's batch divided among them.
+        processes: Of the group; stock writes it into debug.json with what else a trainer is.
         batch_share: By what a rank's mean loss is multiplied, so that each sample weighs the same.
     """
 
     output_folder_base: str
     output_folder: str
     batch_per_rank: int | None = None
+    processes: int = 1
     batch_share: float = 1.0
     needs_equal_shares: ClassVar[bool] = False
 
@@ -49,6 +51,7 @@ class SeveralProcesses(nnUNetTrainer):  # type: ignore[misc]
         with warnings.catch_warnings():  # where there is no GPU, of the scaler that is dropped below
             warnings.filterwarnings("ignore", "torch.cuda.amp.GradScaler is enabled")
             super().__init__(plans, configuration, fold, dataset_json, device)
+        self.processes = ranks.world_size()
         if self.is_ddp:  # stock's constructor has taken cuda:<rank> whatever it was given
             self.device = rank_device(device)
             if self.device.type != "cuda":
@@ -73,17 +76,9 @@ class SeveralProcesses(nnUNetTrainer):  # type: ignore[misc]
         if self.batch_per_rank is not None:
             configuration["batch_size"] = self.batch_per_rank * world
         batch = self.configuration_manager.batch_size
-        if batch < world:
-            raise PlanError(
-                f"{self.configuration_name}: the plan's batch of {batch} is smaller than the {world} processes; start "
-                f"{batch} of them, or give --batch-per-rank"
-            )
-        if batch % world and (self.needs_equal_shares or self.configuration_manager.batch_dice):
-            why = "its plan's batch_dice" if not self.needs_equal_shares else self.__class__.__name__
-            raise PlanError(
-                f"{self.configuration_name}: a batch of {batch} cannot be divided equally among {world} processes, "
-                f"which {why} needs; start a number of them that divides it, or give --batch-per-rank"
-            )
+        joined = "its plan's batch_dice" if self.configuration_manager.batch_dice else None
+        equal_for = self.__class__.__name__ if self.needs_equal_shares else joined
+        require_shares(self.configuration_name, batch, world, equal_for)
         super()._set_batch_size_and_oversample()
         self.batch_share = self.batch_size * world / batch
 

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from ctnet_nnunet.cluster import slurm
-from ctnet_nnunet.cluster.chain import Chain, read_chain
+from ctnet_nnunet.cluster.chain import Chain, read_chain, refuse_if_busy
 from ctnet_nnunet.cluster.local import run_here
 from ctnet_nnunet.cluster.options import SlurmOptions, parse_minutes, parse_parameters
+from ctnet_nnunet.cluster.run_step import Place, lock_folder, run_step, step_environment
 from ctnet_nnunet.cluster.status import chain_status
 from ctnet_nnunet.cluster.step import Kind, Step, needed
 from ctnet_nnunet.cluster.submit import dependency, groups_of
@@ -189,6 +191,34 @@ def test_a_step_that_outlived_its_chain_keeps_others_out(tmp_path: Path) -> None
         run_here(chain, lambda: None, print)
 
 
+def test_two_chains_do_not_fill_one_folder(tmp_path: Path) -> None:
+    """Preprocessed cases and pretrainings are shared by models, whose chains have folders of their own."""
+    made = tmp_path / "preprocessed" / "cases"
+    shared = replace(step(tmp_path, "preprocess", "preprocess"), output=made)
+    fold = step(tmp_path, "fold_0", "training", ("preprocess",))
+    chain = Chain(tmp_path / "one" / "crossval", "small", (shared, fold))
+    with folder_lock(lock_folder(tmp_path / "two" / "crossval", shared)):
+        assert not made.exists(), "preprocessing empties its folder, a lock in it would be lost"
+        with pytest.raises(SetupError, match="preprocess still runs there"):
+            run_here(chain, lambda: None, print)
+        with pytest.raises(SetupError, match="still works there"):
+            run_step(shared, Place(chain.folder), lambda: None)
+        fold.proofs[0].write_text("{}")
+        refuse_if_busy(chain.folder, chain.steps)  # nothing here needs it any more
+        fold.proofs[0].unlink()
+    assert run_here(chain, lambda: None, lambda text: None) == {}
+    assert read_chain(chain.folder).steps[0] == shared
+
+
+def test_worker_processes_of_a_job_are_shared_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
+    for name in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
+        monkeypatch.delenv(name, raising=False)
+    for processes, workers in ((1, ("16", "15")), (4, ("4", "3")), (32, ("1", "0"))):
+        environment = step_environment(processes)
+        assert (environment["nnUNet_def_n_proc"], environment["nnUNet_n_proc_DA"]) == workers
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [("90", 90), ("1:30", 2), ("24:00:00", 1440), ("1-0", 1440), ("2-12:30", 3630), ("0:00:01", 1)],
@@ -201,7 +231,11 @@ def test_options_of_sbatch() -> None:
     assert parse_parameters(["partition=gpu", "--mail-type=END", "exclusive"]) == {
         "partition": "gpu", "mail_type": "END", "exclusive": True,
     }  # fmt: skip
-    for text, expected in (("time=3", "give --time"), ("=3", "KEY=VALUE"), ("qos=", "KEY=VALUE"), ("array=1", "array")):
+    for text, expected in (
+        ("time=3", "give --time"), ("=3", "KEY=VALUE"), ("qos=", "KEY=VALUE"), ("array=1", "array"),
+        ("nodes=2", "one task on one node"), ("ntasks=2", "one task"), ("ntasks-per-node=2", "one task"),
+        ("cpus-per-task=8", "give --cpus-per-job"),
+    ):  # fmt: skip
         with pytest.raises(SetupError, match=expected):
             parse_parameters([text])
     for text in ("soon", "0", "1:2:3:4"):

@@ -11,10 +11,13 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
+from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.train import agreement
-from ctnet_nnunet.train.agreement import Facts, difference
+from ctnet_nnunet.train.agreement import Facts, check_agreement, difference
 from ctnet_nnunet.train.arguments import parse_arguments
+from ctnet_nnunet.train.group import Launch, process_group
 from tests.conftest import FOLDERS
 from tests.end_to_end.commands import Finished
 from tests.end_to_end.distributed.launch import run_ranks
@@ -133,6 +136,21 @@ def test_one_process_alone_is_refused_like_a_user_expects(copy_of_planned: Tiny)
         (["999", *words(tiny)[1:]], "dataset 999: neither number nor name of a dataset"),
     ):
         assert said in line_of(run_ranks(tiny.env, *command, world=1))
+
+
+def test_results_that_rank_0_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match=r"file.*: Not a directory; free disk space or fix the rights"):
+        check_agreement([], [], tmp_path / "file" / "results")
+
+
+def test_a_gpu_that_is_not_there_is_said_of_one_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with (
+        pytest.raises(SetupError, match="-device cuda: torch sees no GPU there; run with -device cpu"),
+        process_group(Launch(), torch.device("cuda")),
+    ):
+        pass
 
 
 def full_for_first(rank: int) -> None:
