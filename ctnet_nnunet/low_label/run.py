@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.architectures.from_plan import network_from_plan
-from ctnet_nnunet.checkpoints import compare_weights, read_checkpoint
+from ctnet_nnunet.checkpoints import checked_weights, compare_weights, read_checkpoint
 from ctnet_nnunet.cores import usable_cores
 from ctnet_nnunet.errors import CheckpointError, CTNetError, DataError, SetupError
 from ctnet_nnunet.evaluation.cases import LabelScheme, read_label_scheme
@@ -187,9 +187,8 @@ def _check_arms(target: Target, configuration: Mapping[str, Any], settings: Sett
 
 def _check_weights(arm: Arm, plans: Mapping[str, Any], channels: int, classes: int) -> None:
     """A user's checkpoint must fit the arm's network, before anything is trained."""
-    weights = read_checkpoint(Path(str(arm.weights)))["network_weights"]
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f"{arm.weights}: its network_weights are no table of tensors; give a checkpoint_*.pth")
+    file = Path(str(arm.weights))
+    weights = checked_weights(read_checkpoint(file), file)
     architecture = next(iter(plans["configurations"].values()))["architecture"]
     wanted = network_from_plan(architecture, channels, classes, True).state_dict()
     unfit = [item for item in compare_weights(wanted, weights) if item.wanted is not None]
