@@ -100,6 +100,15 @@ class _Base(Schedule):
             values["warmup_epochs"] = values["epochs"] / 20 if pretraining else min(10, values["epochs"] / 10)
         return Schedule(**values)
 
+    def own_tasks(self) -> dict[str, float] | None:
+        """Task → weight above 0 as the block asks for them, or None where it asks for none or has its preset's.
+
+        ``ctnet plan`` writes the preset's weights into every block, so that they stand there says nothing.
+        """
+        own = {task: weight for task, weight in self.pretext.items() if weight > 0}
+        preset = {task: weight for task, weight in preset_block(self.preset)["pretext"].items() if weight > 0}
+        return None if own in ({}, preset) else own
+
     def transformer_options(self) -> TransformerOptions | None:
         return None if self.transformer is None else self.transformer.options()
 
