@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.cross_modality import CrossModality, CrossModalityBase
-from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Share, Switch, fields_of
+from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share, Switch, fields_of
 from ctnet_nnunet.planning.semi_supervised import SemiSupervised, SemiSupervisedBase
 from ctnet_nnunet.pretext import PRETEXTS
 
@@ -50,7 +50,7 @@ class Schedule(BaseModel):
     warmup_epochs: NotNegative | None
     weight_decay: NotNegative
     batch_size: Count | None
-    seed: CountOrZero
+    seed: Seed
     save_minutes: Positive
 
 
