@@ -190,9 +190,9 @@ def test_a_file_that_has_one_of_a_tensors_names_fills_them_all(subject: str, nam
 def test_other_names_of_modules_are_read_and_go_before_a_tensor_that_had_the_name() -> None:
     torch.manual_seed(0)
     source, target = _network(RESENC), _network(RESENC)
-    weights = {
-        f"module.online_{key}": value for key, value in source.encoder.state_dict(prefix="encoder.").items()
-    } | {key: torch.zeros_like(value) for key, value in source.encoder.state_dict(prefix="encoder.").items()}
+    weights = {f"module.online_{key}": value for key, value in source.encoder.state_dict(prefix="encoder.").items()} | {
+        key: torch.zeros_like(value) for key, value in source.encoder.state_dict(prefix="encoder.").items()
+    }
     prefixes = {"online_encoder.stages": "encoder.stages", "online_encoder.stem": "encoder.stem"}
     target.load_state_dict(transfer_weights(target, weights, prefixes).state)
     assert _same(source.encoder, target.encoder)

@@ -119,7 +119,8 @@ def html(summaries: Summaries) -> str:
         if any(count == labels for _, count in summaries.curves):
             iterations = settings.epochs * settings.per_epoch(settings.iterations)
             drawn = curve_figure(summaries.curves, labels, iterations, colours)
-            caption = f"Learning curves, {summaries.heading(labels)}: mean over draws; bands from the least to the greatest draw."
+            of = f"Learning curves, {summaries.heading(labels)}"
+            caption = f"{of}: mean over draws; bands from the least to the greatest draw."
             curve = Picture(svg_uri(drawn), caption, caption)
         sections.append(
             {

@@ -38,7 +38,8 @@ def transfer_checkpoint(
         force: Replace an existing file.
 
     Raises:
-        CheckpointError: If the source is not a checkpoint, too little of it fits, or the output exists or has no folder.
+        CheckpointError: If the source is not a checkpoint, too little of it fits, or the output exists or lacks its
+            folder.
         PlanError, DataError, SetupError: If the target cannot be built.
     """
     if output.exists() and not force:

@@ -129,7 +129,7 @@ def test_a_name_stands_for_one_file(tmp_path: Path) -> None:
     assert open_experiment(folder, SETTINGS, {}).checkpoints == {"a": sha256(one)}
     added = open_experiment(folder, SETTINGS, {"a": sha256(one), "b": sha256(other)})
     assert added.checkpoints == {"a": sha256(one), "b": sha256(other)}
-    with pytest.raises(SetupError, match="--checkpoint a: .*another file under this name"):
+    with pytest.raises(SetupError, match=r"--checkpoint a: .*another file under this name"):
         open_experiment(folder, SETTINGS, {"a": sha256(other)})
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctnet_nnunet.low_label.arms import select
 from ctnet_nnunet.low_label.cases import Draw
 from ctnet_nnunet.low_label.experiment import Experiment
 from ctnet_nnunet.low_label.figures import at_quarters, box_figure, colours_of, curve_figure
 from ctnet_nnunet.low_label.report import Summaries, html, markdown
 from ctnet_nnunet.low_label.scores import Row
 from ctnet_nnunet.low_label.trainings import supervised
-from ctnet_nnunet.low_label.arms import select
 from tests.low_label.test_comparison import row
 from tests.low_label.test_plans import SETTINGS
 

@@ -226,7 +226,7 @@ def test_the_two_sub_volumes_are_parts_of_0_7_to_1_5_patches_each_flipped_at_ran
         assert set(planes[..., 0].round().flatten().tolist()) == {1, 2, 3, 4, 5}
     for axis, size in enumerate(patch):
         along = pair[:, :, len(shape) - dimensions + axis].movedim(2 + axis, -1).flatten(2, -2)
-        torch.testing.assert_close(along, along[:, :, :1].expand_as(along))  # the channels were cut and flipped together
+        torch.testing.assert_close(along, along[:, :, :1].expand_as(along))  # each line along the axis is the same
         steps = along[:, :, 0].diff(dim=-1)
         inner = steps[..., size // 2]
         assert 0.2 < (inner < 0).float().mean() < 0.8
