@@ -39,8 +39,6 @@ def target_network(dataset: str | int, plans: str, configuration: str, trainer: 
         raise PlanError(f"-tr {trainer}: valid are {', '.join(NETWORK_OF_TRAINER)}")
     folder = Path(str(nnUNet_preprocessed)) / dataset_folder_name(dataset)
     file = folder / f"{plans}.json"
-    if not file.is_file():
-        raise PlanError(f"{file}: no such plans; run nnUNetv2_plan_and_preprocess or `ctnet plan` first")
     content = _read(file, PlanError)
     known = content.get("configurations")
     if not isinstance(known, dict) or configuration not in known:
@@ -65,6 +63,8 @@ def target_network(dataset: str | int, plans: str, configuration: str, trainer: 
 
 
 def _read(file: Path, kind: type[DataError] | type[PlanError]) -> dict[str, Any]:
+    if not file.is_file():
+        raise kind(f"{file}: missing; run nnUNetv2_plan_and_preprocess first")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

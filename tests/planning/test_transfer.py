@@ -133,8 +133,8 @@ def test_a_file_that_cannot_be_written_has_transfers_own_remedy(folder: Path, tm
         ("P.json", "{}", PlanError, "no configuration '3d_fullres'; it has none"),
         ("P.json", '{"configurations": {"3d_fullres": {}}}', PlanError, "cannot be used"),
         ("P.json", '{"configurations": {"3d_fullres": {"inherits_from": "x"}}}', PlanError, "cannot be used"),
-        ("P.json", None, PlanError, "no such plans"),
-        ("dataset.json", None, DataError, "dataset.json: cannot be read as JSON"),
+        ("P.json", None, PlanError, r"P\.json: missing; run"),
+        ("dataset.json", None, DataError, r"dataset\.json: missing; run"),
         ("dataset.json", "{}", PlanError, "cannot be used"),
     ],
 )
