@@ -380,6 +380,21 @@ def test_trainers_read_what_the_plan_asks_for(
         assert trainer_of(dataset, **block).pretext_weights() == planes
 
 
+def test_volume_fusion_across_the_batch_draws_different_scans(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for pair in ("same", "batch"):
+        trainer = trainer_of(dataset, kind=nnUNetTrainerVolF, fusion_pair=pair)
+        trainer.initialize()
+        assert trainer.get_dataloaders()[1].loader.different == (pair == "batch")
+        assert "pretext tasks and the weights of their losses: volume_fusion 1" in capsys.readouterr().out
+    alone = trainer_of(dataset, kind=nnUNetTrainerVolF, fusion_pair="batch", batch_size=1)
+    with pytest.raises(SystemExit):
+        alone.initialize()
+    assert "fusion_pair: batch needs 2 scans a batch" in capsys.readouterr().err
+
+
 def test_preprocessing_refuses_what_disagrees_and_names_the_rest(dataset: Path) -> None:
     raw_file = dataset / "planes.json"
     before = raw_file.read_bytes()
