@@ -53,8 +53,16 @@ def plain(value: Any, moved: dict[Any, Tensor] | None = None) -> Any:
     return str(value)
 
 
-def write_checkpoint(checkpoint: Mapping[str, Any], file: Path) -> None:
+GO_ON = "free disk space or fix the folder's rights, then continue with --c: the checkpoint before it is intact"
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], file: Path, remedy: str = GO_ON) -> None:
     """Write atomically; what lay under that name stays until the new file is whole on disk.
+
+    Args:
+        checkpoint: What to write.
+        file: Where.
+        remedy: What to tell the user if it cannot be written.
 
     Raises:
         CheckpointError: If it cannot be written (a full disk, say); nothing is left half-written.
@@ -70,10 +78,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], file: Path) -> None:
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{file}: could not be written ({reason}); free disk space or fix the folder's rights, then continue with "
-            "--c: the checkpoint before it is intact"
-        ) from error
+        raise CheckpointError(f"{file}: could not be written ({reason}); {remedy}") from error
 
 
 def remove_partial(folder: Path) -> None:
@@ -111,6 +116,28 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise CheckpointError(f"{file}: holds no network_weights, so it is not nnU-Net's; give a checkpoint_*.pth")
     return checkpoint
+
+
+def checked_weights(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The ``network_weights`` of a checkpoint from :func:`read_checkpoint`.
+
+    Raises:
+        CheckpointError: If they are not names with tensors of finite numbers.
+    """
+    weights = checkpoint["network_weights"]
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{file}: its network_weights are no table of tensors; give a checkpoint_*.pth")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{file}: its network_weights hold {str(key)[:60]!r}, which is no name with a tensor; give a "
+                "checkpoint_*.pth"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{file}: {key} holds numbers that are not finite; that training failed, take an earlier checkpoint"
+            )
+    return dict(weights)
 
 
 def _numpy_scalar_types() -> list[Any]:

@@ -31,9 +31,12 @@ def folder_lock(folder: Path, remedy: str = "wait, end it, or give another --out
     warning, and nothing is held.
 
     Raises:
-        SetupError: if another process holds it.
+        SetupError: if another process holds it, or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"{folder}: cannot be made a folder ({error.strerror}); name another one") from error
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if fcntl is not None:

@@ -43,7 +43,8 @@ class Transfer:
     rows: list[TransferRow]
 
     def tensors(self, action: Action) -> int:
-        return sum(row.action == action for row in self.rows)
+        """Number of the target's tensors, heads left out."""
+        return sum(row.action == action and HEADS not in row.key for row in self.rows)
 
     def share(self, action: Action) -> float:
         """Share of the target's parameters, heads left out."""
@@ -51,31 +52,55 @@ class Transfer:
         return sum(row.parameters for row in self.rows if row.action == action and HEADS not in row.key) / max(total, 1)
 
 
-def transfer_weights(network: nn.Module, source: Mapping[str, Tensor]) -> Transfer:
+def transfer_weights(
+    network: nn.Module, source: Mapping[str, Tensor], prefixes: Mapping[str, str] | None = None
+) -> Transfer:
     """Fit ``source`` weights to ``network``; segmentation heads stay the network's own.
+
+    A state dict names the encoder's tensors twice and each convolution's twice more. The file may use any of a
+    tensor's names; all of them get what the first one that is found gives.
 
     Args:
         network: The target, initialised; what nothing can be carried to keeps its values.
         source: A state dict of another PlainConvUNet, ResidualEncoderUNet or CTNet, wrappers' prefixes allowed.
+        prefixes: Name of a module in ``source`` → its name in the network, where they differ.
     """
-    given = {_without_wrappers(key): value for key, value in source.items()}
+    given = _renamed({_without_wrappers(key): value for key, value in source.items()}, prefixes or {})
     target = network.state_dict()
     shift = _steps(target) - _steps(given)
     state: dict[str, Tensor] = {}
     rows: list[TransferRow] = []
-    seen: set[int] = set()
-    for key, wanted in target.items():
+    for keys in _names_of_tensors(target):
+        wanted = target[keys[0]]
+        key = next((key for key in keys if _source_key(key, shift) in given), keys[0])
         found = given.get(_source_key(key, shift))
         fitted, note = (None, "head, stays new") if HEADS in key else _fit(key, wanted, found)
-        state[key] = wanted.clone() if fitted is None else fitted.to(wanted.dtype)
-        # The decoder holds the encoder, and blocks hold their layers twice: each tensor counts once.
-        if wanted.data_ptr() in seen:
-            continue
-        seen.add(wanted.data_ptr())
+        state |= dict.fromkeys(keys, wanted.clone() if fitted is None else fitted.to(wanted.dtype))
         action: Action = "skipped" if fitted is None else "loaded" if note == "" else "adapted"
         shape = None if found is None else tuple(found.shape)
-        rows.append(TransferRow(key, action, tuple(wanted.shape), shape, wanted.numel(), note))
+        rows.append(TransferRow(keys[0], action, tuple(wanted.shape), shape, wanted.numel(), note))
     return Transfer(state, rows)
+
+
+def _names_of_tensors(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of each distinct tensor, in the order of the state dict."""
+    names: dict[tuple[int, torch.Size], list[str]] = {}
+    for key, value in state.items():
+        names.setdefault((value.data_ptr(), value.shape), []).append(key)
+    return list(names.values())
+
+
+def _renamed(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    """A state dict with other names for some modules; a renamed tensor goes before one that had its name already."""
+    kept: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        old = next((old for old in prefixes if key.startswith(f"{old}.")), None)
+        if old is None:
+            kept[key] = value
+        else:
+            renamed[prefixes[old] + key.removeprefix(old)] = value
+    return kept | renamed
 
 
 def _without_wrappers(key: str) -> str:
@@ -103,7 +128,8 @@ def _fit(key: str, wanted: Tensor, found: Tensor | None) -> tuple[Tensor | None,
     if found.shape == wanted.shape:
         return found.clone(), ""
     if key.endswith("position_table"):
-        return resized_table(found, wanted.shape), "position table resized"
+        table = resized_table(found, wanted.shape)
+        return (None, "shape differs") if table is None else (table, "position table resized")
     if wanted.ndim < 4 or found.ndim < 4 or found.ndim > wanted.ndim:
         return None, "shape differs"
     notes = []

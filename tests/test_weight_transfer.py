@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ctnet_nnunet.architectures.features import full_resolution_features
 from ctnet_nnunet.architectures.from_plan import network_from_plan
 from ctnet_nnunet.benchmark.steps import RESENC, UNET, Workload, architecture_of
 from ctnet_nnunet.checkpoints import HEADS
@@ -71,10 +73,18 @@ def test_2d_weights_in_3d_keep_their_features_slice_by_slice() -> None:
 
 
 def test_a_2d_network_is_carried_into_a_3d_one() -> None:
+    """A volume whose slices are all one image gives that image's features in every slice, encoder and decoder."""
     torch.manual_seed(0)
-    result = _carried(_network(UNET, (16, 16, 16)), _network(UNET, (16, 16)))
+    source, target = _network(UNET, (16, 16)).eval(), _network(UNET, (16, 16, 16)).eval()
+    result = _carried(target, source)
     assert result.share("skipped") == 0.0
     assert result.share("adapted") > 0.5
+    image = torch.randn(1, 1, 16, 16)
+    flat = [*source.encoder(image), full_resolution_features(source, image)]
+    volume = image[:, :, None].expand(-1, -1, 16, -1, -1)
+    deep = [*target.encoder(volume), full_resolution_features(target, volume)]
+    for one, other in zip(deep, flat, strict=True):
+        torch.testing.assert_close(one, other[:, :, None].expand_as(one), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("before", "behind"), [(1, 3), (3, 5), (3, 1), (5, 3), (5, 1)])
@@ -153,6 +163,50 @@ def test_each_tensor_counts_once_although_state_dicts_name_it_up_to_four_times()
     assert sum(row.parameters for row in result.rows) == sum(p.numel() for p in network.parameters())
 
 
+def _encoder_only(key: str) -> bool:
+    return key.startswith("encoder.")
+
+
+def _without_repeated_layers(key: str) -> bool:
+    return "all_modules" not in key
+
+
+@pytest.mark.parametrize("subject", [UNET, RESENC, "CTNet-s"])
+@pytest.mark.parametrize("named", [_encoder_only, _without_repeated_layers])
+def test_a_file_that_has_one_of_a_tensors_names_fills_them_all(subject: str, named: Callable[[str], bool]) -> None:
+    """``load_state_dict`` takes a tensor's last name; the file may have the first alone."""
+    torch.manual_seed(0)
+    source, target = _network(subject), _network(subject)
+    result = transfer_weights(target, {key: value for key, value in source.state_dict().items() if named(key)})
+    target.load_state_dict(result.state)
+    assert _same(source.encoder, target.encoder)
+    assert _same(source.decoder.stages, target.decoder.stages) == (named is _without_repeated_layers)
+    loaded = sum(p.numel() for p in source.encoder.parameters())
+    if named is _encoder_only:
+        assert sum(row.parameters for row in result.rows if row.action == "loaded") == loaded
+        assert all(row.key.startswith("encoder.") for row in result.rows if row.action == "loaded")
+
+
+def test_other_names_of_modules_are_read_and_go_before_a_tensor_that_had_the_name() -> None:
+    torch.manual_seed(0)
+    source, target = _network(RESENC), _network(RESENC)
+    weights = {f"module.online_{key}": value for key, value in source.encoder.state_dict(prefix="encoder.").items()} | {
+        key: torch.zeros_like(value) for key, value in source.encoder.state_dict(prefix="encoder.").items()
+    }
+    prefixes = {"online_encoder.stages": "encoder.stages", "online_encoder.stem": "encoder.stem"}
+    target.load_state_dict(transfer_weights(target, weights, prefixes).state)
+    assert _same(source.encoder, target.encoder)
+
+
+def test_heads_are_in_no_number_of_the_table() -> None:
+    network = _network()
+    result = transfer_weights(network, network.state_dict())
+    heads = [row for row in result.rows if HEADS in row.key]
+    assert heads and all(row.action == "skipped" for row in heads)
+    assert result.tensors("skipped") == 0
+    assert result.tensors("loaded") == len(result.rows) - len(heads)
+
+
 def test_prefixes_of_wrappers_are_taken_off() -> None:
     source = {f"module._orig_mod.{key}": value for key, value in _network().state_dict().items()}
     assert transfer_weights(_network(), source).share("loaded") == 1.0
@@ -163,3 +217,10 @@ def test_position_tables() -> None:
     assert resized_table(table, torch.Size((1, 8, 4, 4, 4))).shape == (1, 8, 4, 4, 4)
     assert resized_table(table[:, :, 0], torch.Size((1, 8, 6, 6, 6))).shape == (1, 8, 6, 6, 6)
     assert resized_table(table, torch.Size((1, 9, 6, 6, 6))) is None
+
+
+def test_a_position_table_of_another_width_is_skipped_and_called_so() -> None:
+    target = nn.Module()
+    target.register_parameter("position_table", nn.Parameter(torch.zeros(1, 9, 6, 6, 6)))
+    (row,) = transfer_weights(target, {"position_table": torch.randn(1, 8, 6, 6, 6)}).rows
+    assert (row.action, row.note) == ("skipped", "shape differs")

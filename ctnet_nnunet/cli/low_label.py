@@ -32,7 +32,7 @@ def low_label(
     plans: Annotated[str, typer.Option("-p", help="Base plans: patch, spacing, features of all arms.")] = "nnUNetPlans",
     preset: Annotated[str | None, typer.Option(help="Preset of the CTNet arms; the base plan's by default.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs that a training is cut into.", min=2)] = 25,
-    seed: Annotated[int, typer.Option(help="Of draws and trainings.", min=0)] = 12345,
+    seed: Annotated[int, typer.Option(help="Of draws and trainings.", min=0, max=2**32 - 1)] = 12345,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE in the ctnet block of every arm.")
     ] = None,

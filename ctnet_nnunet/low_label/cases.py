@@ -153,33 +153,42 @@ def refuse_shared_patients(pool: Sequence[str], test: Sequence[str], pattern: st
             )
 
 
-def refuse_test_studies(studies: Iterable[tuple[str, str]], test: Sequence[str]) -> None:
-    """Raise DataError if a study of imaging planes (name, group) was cut out of a test case."""
+def refuse_studies(studies: Iterable[tuple[str, str]], hidden: Sequence[str], what: str) -> None:
+    """Raise DataError if a study of imaging planes (name, group) was cut out of a hidden case; ``what`` it is."""
     for name, group in studies:
-        if both := {name, group} & set(test):
+        if both := {name, group} & set(hidden):
             raise DataError(
-                f"planes.json: the study {name} is of the test case {both.pop()}, and pretraining would see it; "
+                f"planes.json: the study {name} is of the {what} {both.pop()}, and pretraining would see it; "
                 "convert the pool's volumes alone"
             )
 
 
-def refuse_test_scans_among_unlabelled(
-    unlabelled: Path, raw: Path, test: Sequence[str], channels: int, ending: str
+def refuse_scans_among_unlabelled(
+    unlabelled: Path, raw: Path, hidden: Sequence[str], channels: int, ending: str, what: str
 ) -> None:
-    """Raise DataError if a scan of imagesUn is a test case: by its name, or by its bytes under another one."""
+    """Raise DataError if a scan of imagesUn is a hidden case: by its name, or by its bytes under another one.
+
+    Args:
+        unlabelled: imagesUn.
+        raw: Where the hidden cases' images lie.
+        hidden: Cases that no training may see.
+        channels: Images of a case.
+        ending: Of the files.
+        what: What the hidden cases are, for the message.
+    """
     if not unlabelled.is_dir():
         return
     scans = sorted(unlabelled.glob(f"*{ending}"))
     endings = [f"_{channel:04d}{ending}" for channel in range(channels)]
-    files = {raw / f"{case}{end}": case for case in test for end in endings if (raw / f"{case}{end}").is_file()}
+    files = {raw / f"{case}{end}": case for case in hidden for end in endings if (raw / f"{case}{end}").is_file()}
     names = {file.name for file in files}
     sizes = {file.stat().st_size for file in files}
     contents: dict[str, str] = {}
     for scan in scans:
         if scan.name in names:
-            raise DataError(f"{scan}: is a test case, and imagesUn is pretrained on; remove it, or test on others")
+            raise DataError(f"{scan}: is a {what}, and imagesUn is pretrained on; remove it from imagesUn")
         if scan.stat().st_size not in sizes:
             continue
         contents = contents or {sha256(file): case for file, case in files.items()}
         if case := contents.get(sha256(scan)):
-            raise DataError(f"{scan}: is test case {case} under another name; remove it from imagesUn")
+            raise DataError(f"{scan}: is {what} {case} under another name; remove it from imagesUn")

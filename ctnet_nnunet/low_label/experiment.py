@@ -12,7 +12,7 @@ from typing import Any
 
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.files import write_text
-from ctnet_nnunet.low_label.cases import Draw
+from ctnet_nnunet.low_label.cases import Draw, patient_of
 
 FILE_NAME = "experiment.json"
 POOL_FOLD = 0
@@ -53,6 +53,11 @@ class Settings:
     test: tuple[str, ...]
     patient_pattern: str | None = None
 
+    @property
+    def most_labels(self) -> int:
+        """All labels of the pool, counted as draws count them: cases, or patients where a pattern finds them."""
+        return len({patient_of(case, self.patient_pattern) for case in self.pool})
+
     def per_epoch(self, iterations: int) -> int:
         """Iterations of one epoch; the total is rounded up to whole epochs."""
         return math.ceil(iterations / self.epochs)
@@ -67,12 +72,14 @@ class Experiment:
         settings: Of all trainings in it.
         draws: Labelled draws; a later run may add some.
         seconds: Training → how long it ran, for the estimate of what is left.
+        checkpoints: Name of a user's checkpoint → SHA-256 of the file that its figures are of.
     """
 
     folder: Path
     settings: Settings
     draws: list[Draw] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
     def add_draws(self, draws: Sequence[Draw]) -> None:
         """Give new draws their folds."""
@@ -104,26 +111,34 @@ class Experiment:
             "settings": asdict(self.settings),
             "draws": [asdict(draw) for draw in self.draws],
             "seconds": self.seconds,
+            "checkpoints": self.checkpoints,
         }
         write_text(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
 
-def open_experiment(folder: Path, settings: Settings) -> Experiment:
+def open_experiment(folder: Path, settings: Settings, checkpoints: Mapping[str, str]) -> Experiment:
     """The experiment of a folder, a new one where there is none.
 
+    Args:
+        folder: The output folder.
+        settings: Of this run.
+        checkpoints: Name → SHA-256 of the user's checkpoints of this run; those of earlier runs stay known.
+
     Raises:
-        SetupError: If the folder holds one of other settings (the first difference is named), or something else.
+        SetupError: If the folder holds one of other settings (the first difference is named), another checkpoint under
+            the same name, or something else.
     """
     file = folder / FILE_NAME
     if not file.is_file():
         if folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
             raise SetupError(f"{folder} holds other files and no {FILE_NAME}; give an empty folder with --out")
-        return Experiment(folder, settings)
+        return Experiment(folder, settings, checkpoints=dict(checkpoints))
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         old = content["settings"]
         draws = [Draw(draw["labels"], draw["number"], tuple(draw["cases"])) for draw in content["draws"]]
         seconds = {str(name): float(value) for name, value in content["seconds"].items()}
+        known = {str(name): str(value) for name, value in content.get("checkpoints", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SetupError(f"{file} cannot be read ({error!r}); give another --out") from error
     new = json.loads(json.dumps(asdict(settings)))
@@ -133,7 +148,12 @@ def open_experiment(folder: Path, settings: Settings) -> Experiment:
                 f"{folder} holds a comparison with another {key} ({_short(old.get(key))}, now {_short(value)}): "
                 "figures of both in one table would not compare; give another --out"
             )
-    return Experiment(folder, settings, draws, seconds)
+    for name, content_hash in checkpoints.items():
+        if known.setdefault(name, content_hash) != content_hash:
+            raise SetupError(
+                f"--checkpoint {name}: {folder} holds figures of another file under this name; give it another name"
+            )
+    return Experiment(folder, settings, draws, seconds, known)
 
 
 def plans_hash(plans: Mapping[str, Any], configuration: str) -> str:

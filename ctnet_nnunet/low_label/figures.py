@@ -27,8 +27,9 @@ Curves = dict[tuple[str, int], list[tuple[float, ...]]]
 """(arm, labels) → the Dice of each draw, epoch by epoch."""
 
 
-def read_curves(trainings: Sequence[Training], pool: int) -> Curves:
-    """nnU-Net's Dice on patches of the test cases, of every finished supervised training.
+def read_curves(trainings: Sequence[Training], most_labels: int) -> Curves:
+    """nnU-Net's Dice on patches of the test cases, of every finished supervised training; the ceiling's number of
+    labels is ``most_labels``.
 
     It is drawn and printed, and nothing is chosen by it.
     """
@@ -36,7 +37,7 @@ def read_curves(trainings: Sequence[Training], pool: int) -> Curves:
     for training in trainings:
         history = read_history(training.folder, training.title) if training.arm and training.finished else None
         if training.arm is not None and history is not None and history.score:
-            labels = training.draw.labels if training.draw else pool
+            labels = training.draw.labels if training.draw else most_labels
             curves.setdefault((training.arm.name, labels), []).append(history.score)
     return curves
 

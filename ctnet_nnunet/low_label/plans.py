@@ -10,7 +10,14 @@ from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.low_label.arms import Arm, Network, Pretraining
 from ctnet_nnunet.low_label.experiment import Settings
 from ctnet_nnunet.planning.changes import parse_assignments, sort_changes
-from ctnet_nnunet.planning.options import DEFAULT_PRESET, PRETRAINING_MODES, merged_block, preset_block, read_options
+from ctnet_nnunet.planning.options import (
+    DEFAULT_PRESET,
+    PRETRAINING_MODES,
+    Mode,
+    merged_block,
+    preset_block,
+    read_options,
+)
 from ctnet_nnunet.pretext import PRETEXTS
 from ctnet_nnunet.pretext.base import PretextContext, build_pretext
 
@@ -88,9 +95,11 @@ def check_buildable(plans: Mapping[str, Any], channels: int, classes: int, pretr
         return
     patch = tuple(configuration["patch_size"])
     axial = list(plans["transpose_forward"]).index(0) if len(patch) == 3 else None
-    context = PretextContext(patch, patch, tuple(configuration["spacing"]), axial, channels)
-    options = read_options(configuration["ctnet"], f"plans {plans['plans_name']}").model_dump()
-    build_pretext(PRETEXTS, network, context, pretraining.tasks, options)
+    options = read_options(configuration["ctnet"], f"plans {plans['plans_name']}")
+    mode: Mode = "volf" if pretraining.trainer == "nnUNetTrainerVolF" else "pretrain"
+    batch = options.schedule(mode).batch_size or int(configuration["batch_size"])
+    context = PretextContext(patch, patch, tuple(configuration["spacing"]), axial, channels, batch)
+    build_pretext(PRETEXTS, network, context, pretraining.tasks, options.model_dump())
 
 
 def _plans(

@@ -49,6 +49,11 @@ class Summaries:
     def comparisons(self) -> list[Comparison]:
         return compare_arms(self.rows)
 
+    def heading(self, labels: int) -> str:
+        """A number of labels for people."""
+        what = "case" if self.experiment.settings.patient_pattern is None else "patient"
+        return f"{labels} labelled {what}{'s' if labels != 1 else ''}"
+
     def facts(self) -> dict[str, str]:
         """What was run, for the head of either page."""
         settings = self.experiment.settings
@@ -91,7 +96,7 @@ def markdown(summaries: Summaries) -> str:
     lines = ["# Low-label comparison", ""]
     lines += [f"- {key}: {value}" for key, value in summaries.facts().items()]
     for labels in dict.fromkeys(item.labels for item in summaries.figures):
-        lines += ["", f"## {_labels(labels)}", "", *_figures_table(summaries, labels)]
+        lines += ["", f"## {summaries.heading(labels)}", "", *_figures_table(summaries, labels)]
         lines += ["", *_curve_table(summaries, labels), *_comparison_table(summaries, labels)]
     return "\n".join([*lines, "", *(f"- {note}" for note in NOTES), ""])
 
@@ -102,7 +107,7 @@ def html(summaries: Summaries) -> str:
         loader=PackageLoader("ctnet_nnunet.low_label"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(labels=_labels, number=_number, p=_p)
+    environment.filters.update(labels=summaries.heading, number=_number, p=_p)
     figures = summaries.figures
     quarters = at_quarters(summaries.curves)
     colours = colours_of(list(dict.fromkeys(item.arm for item in figures)))
@@ -114,7 +119,8 @@ def html(summaries: Summaries) -> str:
         if any(count == labels for _, count in summaries.curves):
             iterations = settings.epochs * settings.per_epoch(settings.iterations)
             drawn = curve_figure(summaries.curves, labels, iterations, colours)
-            caption = f"Learning curves, {_labels(labels)}: mean over draws; bands from the least to the greatest draw."
+            of = f"Learning curves, {summaries.heading(labels)}"
+            caption = f"{of}: mean over draws; bands from the least to the greatest draw."
             curve = Picture(svg_uri(drawn), caption, caption)
         sections.append(
             {
@@ -180,10 +186,6 @@ def _comparisons_csv(comparisons: Sequence[Comparison]) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _labels(count: int) -> str:
-    return f"{count} labelled case{'s' if count != 1 else ''}"
 
 
 def _listed(names: Sequence[str]) -> str:

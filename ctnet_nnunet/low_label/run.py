@@ -10,37 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ctnet_nnunet.architectures.from_plan import network_from_plan
-from ctnet_nnunet.checkpoints import compare_weights, read_checkpoint
 from ctnet_nnunet.cores import usable_cores
-from ctnet_nnunet.errors import CheckpointError, CTNetError, DataError, SetupError
+from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.evaluation.cases import LabelScheme, read_label_scheme
-from ctnet_nnunet.files import write_text
+from ctnet_nnunet.files import sha256, write_text
 from ctnet_nnunet.folder_lock import folder_lock
-from ctnet_nnunet.low_label.arms import Arm, Selection, select
-from ctnet_nnunet.low_label.cases import (
-    draw_cases,
-    read_case_list,
-    refuse_shared_patients,
-    refuse_test_scans_among_unlabelled,
-    refuse_test_studies,
-    split_cases,
-)
+from ctnet_nnunet.low_label.arms import Selection, select
+from ctnet_nnunet.low_label.cases import draw_cases, read_case_list, split_cases
+from ctnet_nnunet.low_label.checks import check_arms, refuse_leaks
 from ctnet_nnunet.low_label.experiment import Experiment, Settings, open_experiment, plans_hash
 from ctnet_nnunet.low_label.figures import read_curves
-from ctnet_nnunet.low_label.plans import (
-    arm_plans,
-    check_buildable,
-    options_for_all,
-    preset_of,
-    pretraining_plans,
-)
+from ctnet_nnunet.low_label.plans import arm_plans, options_for_all, preset_of, pretraining_plans
 from ctnet_nnunet.low_label.report import Summaries, write_pages
 from ctnet_nnunet.low_label.runner import Runner, Tell
 from ctnet_nnunet.low_label.scores import read_rows, score_training, scored
 from ctnet_nnunet.low_label.trainings import RESULTS, Training, pretrainings, supervised
-from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
-from ctnet_nnunet.planes.sidecar import read_sidecar
 from ctnet_nnunet.process import Workplace, interruptible
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
 from ctnet_nnunet.unlabeled.target import Target, configuration_block, locate
@@ -99,13 +83,16 @@ def run_comparison(request: Request, tell: Tell) -> tuple[list[Path], dict[str, 
     """
     target = locate(request.dataset, request.configuration, request.plans)
     configuration = configuration_block(target.plans, request.configuration, request.plans)
-    settings = _settings(request, target, configuration)
+    known = _known_cases(request, target, configuration)
+    left_out = _listed(request.leave_out, "--leave-out", known) or []
+    settings = _settings(request, target, configuration, known, left_out)
+    checkpoints = _existing(request.checkpoints)
     with interruptible(), folder_lock(request.out) as lock:
-        experiment = open_experiment(request.out, settings)
-        selection = select(request.arms, _existing(request.checkpoints))
+        experiment = open_experiment(request.out, settings, _contents(checkpoints))
+        selection = select(request.arms, checkpoints)
         draws = draw_cases(settings.pool, request.labels, request.draws, settings.seed, settings.patient_pattern)
-        _refuse_leaks(target, settings)
-        _check_arms(target, configuration, settings, selection)
+        refuse_leaks(target, settings, left_out)
+        check_arms(target, configuration, settings, selection, draws)
         experiment.add_draws(draws)
         before, main = pretrainings(experiment, selection), supervised(experiment, selection, draws)
         scheme = read_label_scheme(target.folder.parent / "dataset.json")
@@ -117,7 +104,7 @@ def run_comparison(request: Request, tell: Tell) -> tuple[list[Path], dict[str, 
         return _pages(prepared, runner), runner.failures
 
 
-def _settings(request: Request, target: Target, configuration: Mapping[str, Any]) -> Settings:
+def _known_cases(request: Request, target: Target, configuration: Mapping[str, Any]) -> list[str]:
     data = target.folder.parent / str(configuration["data_identifier"])
     known = sorted(path.stem for path in data.glob("*.b2nd") if not path.stem.endswith("_seg"))
     if not known:
@@ -125,12 +112,18 @@ def _settings(request: Request, target: Target, configuration: Mapping[str, Any]
             f"{data}: no preprocessed cases; run nnUNetv2_preprocess -d {request.dataset} -plans_name {request.plans} "
             f"-c {request.configuration}"
         )
+    return known
 
-    def listed(file: Path | None, option: str) -> list[str] | None:
-        return None if file is None else read_case_list(file, option, known)
 
-    left_out = listed(request.leave_out, "--leave-out") or []
-    test, chosen = listed(request.test_cases, "--test-cases"), listed(request.pool_cases, "--pool-cases")
+def _listed(file: Path | None, option: str, known: Sequence[str]) -> list[str] | None:
+    return None if file is None else read_case_list(file, option, known)
+
+
+def _settings(
+    request: Request, target: Target, configuration: Mapping[str, Any], known: Sequence[str], left_out: Sequence[str]
+) -> Settings:
+    test = _listed(request.test_cases, "--test-cases", known)
+    chosen = _listed(request.pool_cases, "--pool-cases", known)
     pool, test_cases = split_cases(known, test, left_out, chosen, request.seed, request.patient_pattern)
     return Settings(
         dataset=target.dataset,
@@ -153,52 +146,9 @@ def _existing(checkpoints: Mapping[str, str]) -> dict[str, str]:
     return {name: str(Path(file).resolve()) for name, file in checkpoints.items()}
 
 
-def _refuse_leaks(target: Target, settings: Settings) -> None:
-    images = target.raw / "imagesTr"
-    refuse_test_scans_among_unlabelled(target.images_un, images, settings.test, target.channels, target.file_ending)
-    refuse_shared_patients(settings.pool, settings.test, settings.patient_pattern)
-    sidecar = target.folder / PLANES_FILE
-    if sidecar.is_file():
-        # A study that holds a labelled case is drawn from where that case is in the pool, and only there.
-        labelled = {*settings.pool, *settings.test}
-        studies = read_sidecar(sidecar).studies.items()
-        cut_out = [
-            (name, study.group)
-            for name, study in studies
-            if not labelled & {case for stack in study.stacks.values() for case in stack.cases}
-        ]
-        refuse_test_studies(cut_out, settings.test)
-
-
-def _check_arms(target: Target, configuration: Mapping[str, Any], settings: Settings, selection: Selection) -> None:
-    channels, classes = target.channels, len(target.dataset_json["labels"])
-    for arm in selection.arms:
-        plans = arm_plans(target.plans, configuration, settings, arm)
-        try:
-            check_buildable(plans, channels, classes, None)
-            if arm.pretraining is not None:
-                before = pretraining_plans(target.plans, configuration, settings, arm.network, arm.pretraining)
-                check_buildable(before, channels, classes, arm.pretraining)
-        except CTNetError as error:
-            raise type(error)(f"arm {arm.name}: {error}") from None
-        if arm.weights is not None:
-            _check_weights(arm, plans, channels, classes)
-
-
-def _check_weights(arm: Arm, plans: Mapping[str, Any], channels: int, classes: int) -> None:
-    """A user's checkpoint must fit the arm's network, before anything is trained."""
-    weights = read_checkpoint(Path(str(arm.weights)))["network_weights"]
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f"{arm.weights}: its network_weights are no table of tensors; give a checkpoint_*.pth")
-    architecture = next(iter(plans["configurations"].values()))["architecture"]
-    wanted = network_from_plan(architecture, channels, classes, True).state_dict()
-    unfit = [item for item in compare_weights(wanted, weights) if item.wanted is not None]
-    if unfit:
-        first = unfit[0]
-        raise CheckpointError(
-            f"{arm.weights}: {len(unfit)} of {len(wanted)} tensors do not fit this plan's CTNet (first: {first.key}, "
-            f"{first.action}); bring it over with `ctnet transfer`"
-        )
+def _contents(checkpoints: Mapping[str, str]) -> dict[str, str]:
+    """NAME → SHA-256 of the user's file."""
+    return {name: sha256(Path(file)) for name, file in checkpoints.items()}
 
 
 def _lay_out(prepared: _Prepared) -> None:
@@ -275,5 +225,5 @@ def _pages(prepared: _Prepared, runner: Runner) -> list[Path]:
         if training.finished and not scored(prepared.experiment, training):
             score(training)
     rows = read_rows(prepared.experiment, prepared.main)
-    curves = read_curves(prepared.main, len(prepared.experiment.settings.pool))
+    curves = read_curves(prepared.main, prepared.experiment.settings.most_labels)
     return write_pages(Summaries(prepared.experiment, rows, curves))

@@ -112,7 +112,7 @@ def _row(arm: str, labels: int, draw: int, case: str, structure: str, scores: Sc
 
 def _key(experiment: Experiment, training: Training) -> tuple[int, int]:
     if training.draw is None:
-        return len(experiment.settings.pool), 1
+        return experiment.settings.most_labels, 1
     return training.draw.labels, training.draw.number
 
 

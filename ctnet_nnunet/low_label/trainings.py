@@ -85,7 +85,7 @@ def supervised(experiment: Experiment, selection: Selection, draws: Sequence[Dra
 def _supervised(experiment: Experiment, arm: Arm, draw: Draw | None) -> Training:
     fold = POOL_FOLD if draw is None else experiment.fold(draw)
     which = "all" if draw is None else f"{draw.labels}_labels_draw_{draw.number}"
-    many = len(experiment.settings.pool) if draw is None else draw.labels
+    many = experiment.settings.most_labels if draw is None else draw.labels
     title = f"{arm.name}, {many} label{'s' if many != 1 else ''}{'' if draw is None else f', draw {draw.number}'}"
     weights = Path(arm.weights) if arm.weights else None
     if arm.pretraining is not None:

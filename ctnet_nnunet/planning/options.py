@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.planning.cross_modality import CrossModality, CrossModalityBase
-from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Share, Switch, fields_of
+from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share, Switch, fields_of
 from ctnet_nnunet.planning.semi_supervised import SemiSupervised, SemiSupervisedBase
 from ctnet_nnunet.pretext import PRETEXTS
 
@@ -50,7 +50,7 @@ class Schedule(BaseModel):
     warmup_epochs: NotNegative | None
     weight_decay: NotNegative
     batch_size: Count | None
-    seed: CountOrZero
+    seed: Seed
     save_minutes: Positive
 
 
@@ -107,6 +107,15 @@ class _Base(Schedule):
         if mode == "semi_supervised":
             values |= self.semi_supervised.own_schedule()
         return values
+
+    def own_tasks(self) -> dict[str, float] | None:
+        """Task → weight above 0 as the block asks for them, or None where it asks for none or has its preset's.
+
+        ``ctnet plan`` writes the preset's weights into every block, so that they stand there says nothing.
+        """
+        own = {task: weight for task, weight in self.pretext.items() if weight > 0}
+        preset = {task: weight for task, weight in preset_block(self.preset)["pretext"].items() if weight > 0}
+        return None if own in ({}, preset) else own
 
     def transformer_options(self) -> TransformerOptions | None:
         return None if self.transformer is None else self.transformer.options()

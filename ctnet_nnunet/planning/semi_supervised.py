@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model, model_validator
 
-from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Share, Switch, fields_of
+from ctnet_nnunet.planning.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share, Switch, fields_of
 from ctnet_nnunet.semi_supervised.mean_teacher import MeanTeacherOptions
 from ctnet_nnunet.semi_supervised.reciprocal import ReciprocalOptions
 
@@ -72,7 +72,7 @@ class SemiSupervisedBase(BaseModel):
     learning_rate: Positive | None = None
     warmup_epochs: NotNegative | None = None
     weight_decay: NotNegative | None = None
-    seed: CountOrZero | None = None
+    seed: Seed | None = None
     save_minutes: Positive | None = None
 
     @model_validator(mode="before")

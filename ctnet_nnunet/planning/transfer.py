@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
-
-from ctnet_nnunet.architectures.from_plan import as_ctnet, check_patch, network_from_plan
-from ctnet_nnunet.checkpoints import read_checkpoint, write_checkpoint
-from ctnet_nnunet.errors import CheckpointError, PlanError
-from ctnet_nnunet.planning.datasets import dataset_folder_name
-from ctnet_nnunet.planning.options import read_options
+from ctnet_nnunet.checkpoints import checked_weights, read_checkpoint, write_checkpoint
+from ctnet_nnunet.errors import CheckpointError
+from ctnet_nnunet.files import sha256
+from ctnet_nnunet.planning.transfer_target import target_network
 from ctnet_nnunet.weight_transfer import Transfer, transfer_weights
 
-NETWORK_OF_TRAINER = {"nnUNetTrainerCTNet": True, "nnUNetTrainer": False}
-"""Trainer → whether it turns the plan's network into CTNet."""
-SEED = 12345
+WRITE_REMEDY = "free disk space or fix the folder's rights, or choose another -o"
 
 
 def transfer_checkpoint(
@@ -48,16 +38,18 @@ def transfer_checkpoint(
         force: Replace an existing file.
 
     Raises:
-        CheckpointError: If the source is not a checkpoint, too little of it fits, or the output exists.
+        CheckpointError: If the source is not a checkpoint, too little of it fits, or the output exists or lacks its
+            folder.
         PlanError, DataError, SetupError: If the target cannot be built.
     """
     if output.exists() and not force:
         raise CheckpointError(f"{output}: exists already; choose another -o, or --force")
-    weights = read_checkpoint(checkpoint)["network_weights"]
-    if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise CheckpointError(f"{checkpoint}: its network_weights are not a table of tensors; give a checkpoint_*.pth")
-    network = _target(dataset, plans, configuration, trainer)
-    result = transfer_weights(network, weights)
+    if not output.parent.is_dir():
+        raise CheckpointError(f"{output.parent}: no such folder; create it, or choose another -o")
+    content = read_checkpoint(checkpoint)
+    weights = checked_weights(content, checkpoint)
+    prefixes = _nnssl_prefixes(content.get("nnssl_adaptation_plan"), checkpoint)
+    result = transfer_weights(target_network(dataset, plans, configuration, trainer), weights, prefixes)
     share = result.share("loaded") + result.share("adapted")
     if share < min_share:
         raise TooLittleFitsError(
@@ -67,11 +59,11 @@ def transfer_checkpoint(
         )
     origin = {
         "file": checkpoint.name,
-        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "sha256": sha256(checkpoint),
         "loaded": result.share("loaded"),
         "adapted": result.share("adapted"),
     }
-    write_checkpoint({"network_weights": result.state, "ctnet_transfer": origin}, output)
+    write_checkpoint({"network_weights": result.state, "ctnet_transfer": origin}, output, WRITE_REMEDY)
     return result
 
 
@@ -83,25 +75,21 @@ class TooLittleFitsError(CheckpointError):
         self.result = result
 
 
-def _target(dataset: str | int, plans: str, configuration: str, trainer: str) -> nn.Module:
-    """The network that the trainer would build, freshly initialised from a fixed seed."""
-    if trainer not in NETWORK_OF_TRAINER:
-        raise PlanError(f"-tr {trainer}: valid are {', '.join(NETWORK_OF_TRAINER)}")
-    folder = Path(str(nnUNet_preprocessed)) / dataset_folder_name(dataset)
-    file = folder / f"{plans}.json"
-    if not file.is_file():
-        raise PlanError(f"{file}: no such plans; run nnUNetv2_plan_and_preprocess or `ctnet plan` first")
-    manager = PlansManager(load_json(str(file)))
-    if configuration not in manager.plans["configurations"]:
-        available = ", ".join(manager.plans["configurations"])
-        raise PlanError(f"{file}: no configuration {configuration!r}; it has {available}")
-    values: dict[str, Any] = manager.get_configuration(configuration).configuration
-    architecture = values["architecture"]
-    check_patch(architecture, values["patch_size"])
-    if NETWORK_OF_TRAINER[trainer]:
-        transformer = read_options(values.get("ctnet"), str(file)).transformer_options()
-        architecture = as_ctnet(architecture, values["patch_size"], transformer)
-    heads = manager.get_label_manager(load_json(str(folder / "dataset.json"))).num_segmentation_heads
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return network_from_plan(architecture, len(values["normalization_schemes"]), heads, True)
+def _nnssl_prefixes(plan: Any, checkpoint: Path) -> dict[str, str]:
+    """Names of the pretrained encoder's parts → nnU-Net's, from the ``nnssl_adaptation_plan`` of a checkpoint."""
+    if plan is None:
+        return {}
+    found = {key: plan.get(key) for key in ("key_to_encoder", "key_to_stem")} if isinstance(plan, Mapping) else {}
+    if not found or not all(name is None or (isinstance(name, str) and name) for name in found.values()):
+        raise CheckpointError(
+            f"{checkpoint}: its nnssl_adaptation_plan does not name the encoder (key_to_encoder, key_to_stem); take "
+            "another checkpoint"
+        )
+    encoder, stem = found["key_to_encoder"], found["key_to_stem"]
+    prefixes = {}
+    if encoder is not None:
+        prefixes[encoder] = "encoder.stages" if encoder.split(".")[-1] == "stages" else "encoder"
+    # A plain U-Net has no stem: there nnssl names its first stage.
+    if stem is not None and not f"{stem}.".startswith(f"{encoder}."):
+        prefixes[stem] = "encoder.stem"
+    return prefixes

@@ -43,6 +43,7 @@ class PretextContext:
         spacing: Voxel size in mm per axis, in the plan's axis order.
         axial_axis: The array axis along the body (superior-inferior), or None in 2d.
         input_channels: Channels of the image.
+        batch_size: Samples of a batch in one process, None if it is not known.
     """
 
     patch_size: tuple[int, ...]
@@ -50,6 +51,7 @@ class PretextContext:
     spacing: tuple[float, ...]
     axial_axis: int | None
     input_channels: int
+    batch_size: int | None = None
 
 
 class PretextTask(nn.Module):

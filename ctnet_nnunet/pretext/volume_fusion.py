@@ -30,12 +30,9 @@ from ctnet_nnunet.errors import PlanError
 from ctnet_nnunet.pretext.base import PretextContext, PretextTask, Views
 
 SMALLEST_BLOCK = 2
-BOXES = (10, 40)
-LARGEST_BOX = 0.625
 LOW_PERCENTILE, HIGH_PERCENTILE = (0.1, 2.0), (98.0, 99.9)
 LOW_LEVEL, HIGH_LEVEL = 0.1, 0.9
 GAMMA = (0.7, 1.5)
-INVERSION_PROBABILITY = 0.25
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,18 @@ class VolumeFusionOptions:
         fusion_map: ``grid`` (2025): a grid of equal blocks, a fixed share of them foreground; ``boxes`` (2023): random
             boxes, later ones on top.
         fusion_classes: K; the map has classes 0..K.
-        fusion_block_min, fusion_block_max: Range of a block's edge as a share of the patch's.
+        fusion_block_min: Smallest edge of a block or box as a share of the patch's, at least 2 voxels.
+        fusion_block_max: Largest edge of a block.
         fusion_foreground: Share of the grid's blocks that are not class 0.
+        fusion_box_max: Largest edge of a box.
+        fusion_boxes_min, fusion_boxes_max: How many boxes.
         fusion_pair: ``same``: both sub-volumes from one scan; ``batch``: the second from the batch's next scan.
         fusion_intensity: Change contrast, gamma and inversion before the fusion.
+        fusion_inversion: Share of samples and channels whose two sub-volumes are inverted, where intensities change.
         fusion_restandardise: z-score the fused image per sample and channel.
+
+    Raises:
+        ValueError: On a value out of its range.
     """
 
     fusion_map: Literal["grid", "boxes"] = "grid"
@@ -58,9 +62,36 @@ class VolumeFusionOptions:
     fusion_block_min: float = 0.07
     fusion_block_max: float = 0.28
     fusion_foreground: float = 0.7
+    fusion_box_max: float = 0.625
+    fusion_boxes_min: int = 10
+    fusion_boxes_max: int = 40
     fusion_pair: Literal["same", "batch"] = "same"
     fusion_intensity: bool = True
+    fusion_inversion: float = 0.25
     fusion_restandardise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.fusion_classes < 1:
+            raise ValueError(f"fusion_classes: {self.fusion_classes} is less than 1")
+        for name in ("fusion_block_max", "fusion_box_max"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not in 0 < share <= 1")
+        if not 0 < self.fusion_block_min <= self.largest:
+            raise ValueError(f"fusion_block_min: {self.fusion_block_min} is not in 0 < min <= {self.largest}, the max")
+        if not 0 < self.fusion_foreground <= 1:
+            raise ValueError(f"fusion_foreground: {self.fusion_foreground} is not in 0 < share <= 1")
+        if not 1 <= self.fusion_boxes_min <= self.fusion_boxes_max:
+            raise ValueError(
+                f"fusion_boxes_min, fusion_boxes_max: {self.fusion_boxes_min}, {self.fusion_boxes_max} are not in "
+                "1 <= min <= max"
+            )
+        if not 0 <= self.fusion_inversion <= 1:
+            raise ValueError(f"fusion_inversion: {self.fusion_inversion} is not in 0 <= share <= 1")
+
+    @property
+    def largest(self) -> float:
+        """Largest edge of what the map is made of, as a share of the patch's."""
+        return self.fusion_box_max if self.fusion_map == "boxes" else self.fusion_block_max
 
 
 class VolumeFusion(PretextTask):
@@ -72,11 +103,16 @@ class VolumeFusion(PretextTask):
 
     def __init__(self, network: nn.Module, context: PretextContext, options: VolumeFusionOptions) -> None:
         super().__init__(network, context, options)
-        if options.fusion_classes < 1:
-            raise PlanError(f"ctnet option fusion_classes: {options.fusion_classes} is less than 1")
-        if not 0 < options.fusion_block_min <= options.fusion_block_max <= 1:
-            raise PlanError("ctnet options fusion_block_min and fusion_block_max: 0 < min <= max <= 1 is wanted")
         self.options = options
+        if options.fusion_pair == "batch" and context.batch_size is not None:
+            _require_two(context.batch_size)
+        _, most = self._edges(context.patch_size)
+        blocks = math.prod(edge // length for edge, length in zip(context.patch_size, most, strict=True))
+        if options.fusion_map == "grid" and math.floor(options.fusion_foreground * blocks) < 1:
+            raise PlanError(
+                f"ctnet option fusion_block_max: the largest blocks leave {blocks} in a patch of "
+                f"{list(context.patch_size)}, none of them foreground; lower it, or raise fusion_foreground"
+            )
         encoder = network.encoder
         conv_op: type[nn.Module] = encoder.conv_op  # type: ignore[assignment, union-attr]
         self.head = conv_op(encoder.output_channels[0], options.fusion_classes + 1, 1)  # type: ignore[union-attr, index]
@@ -85,8 +121,8 @@ class VolumeFusion(PretextTask):
         """``map`` (B, *patch) of 0..K, and per sub-volume s and channel ``low``, ``high``, ``gamma`` (B, 2, C),
         ``invert`` (B, C)."""
         batch, _, channels = views["pair"].shape[:3]
-        if self.options.fusion_pair == "batch" and batch < 2:
-            raise PlanError("ctnet option fusion_pair: batch needs 2 scans a batch; raise batch_size or use same")
+        if self.options.fusion_pair == "batch":
+            _require_two(batch)
         maps = [self._map(views["pair"].shape[3:], generator) for _ in range(batch)]
         shape = (batch, 2, channels)
         return {
@@ -94,26 +130,30 @@ class VolumeFusion(PretextTask):
             "low": _uniform(shape, LOW_PERCENTILE, generator),
             "high": _uniform(shape, HIGH_PERCENTILE, generator),
             "gamma": _uniform(shape, GAMMA, generator),
-            "invert": torch.rand((batch, channels), generator=generator) < INVERSION_PROBABILITY,
+            "invert": torch.rand((batch, channels), generator=generator) < self.options.fusion_inversion,
         }
 
     def _map(self, size: Sequence[int], generator: torch.Generator) -> Tensor:
         options = self.options
-        least = [max(SMALLEST_BLOCK, round(options.fusion_block_min * edge)) for edge in size]
+        least, most = self._edges(size)
         if options.fusion_map == "boxes":
-            most = [max(low, round(LARGEST_BOX * edge)) for low, edge in zip(least, size, strict=True)]
-            return box_map(size, least, most, options.fusion_classes, generator)
-        most = [max(low, round(options.fusion_block_max * edge)) for low, edge in zip(least, size, strict=True)]
+            count = (options.fusion_boxes_min, options.fusion_boxes_max)
+            return box_map(size, least, most, count, options.fusion_classes, generator)
         return grid_map(size, least, most, options.fusion_foreground, options.fusion_classes, generator)
+
+    def _edges(self, size: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Smallest and largest edge of a block or box along each axis, in voxels."""
+        least = [max(SMALLEST_BLOCK, round(self.options.fusion_block_min * edge)) for edge in size]
+        return least, [max(low, round(self.options.largest * edge)) for low, edge in zip(least, size, strict=True)]
 
     def targets(self, views: Views, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``fused`` (B, C, *patch) and ``map`` (B, *patch), both on the views' device."""
         pair = views["pair"]
+        if self.options.fusion_pair == "batch":  # before the intensities, so that a pair is inverted together
+            pair = torch.stack([pair[:, 0], pair[:, 0].roll(1, dims=0)], 1)
         if self.options.fusion_intensity:
             pair = changed_intensity(pair, {name: value.to(pair.device) for name, value in draw.items()})
         foreground, background = pair[:, 0], pair[:, 1]
-        if self.options.fusion_pair == "batch":
-            background = foreground.roll(1, dims=0)
         classes = draw["map"].to(pair.device)
         fused = fuse(foreground, background, classes, self.options.fusion_classes)
         return {"fused": standardised(fused) if self.options.fusion_restandardise else fused, "map": classes}
@@ -153,11 +193,19 @@ def grid_map(
 
 
 def box_map(
-    size: Sequence[int], least: Sequence[int], most: Sequence[int], classes: int, generator: torch.Generator
+    size: Sequence[int],
+    least: Sequence[int],
+    most: Sequence[int],
+    count: tuple[int, int],
+    classes: int,
+    generator: torch.Generator,
 ) -> Tensor:
-    """A map (*size) of 10 to 40 boxes of class 1..K: centres uniform, clipped at the border, later ones on top."""
+    """A map (*size) of boxes of class 1..K: centres uniform, clipped at the border, later ones on top.
+
+    How many is drawn uniformly from the two numbers of ``count``, a box's edges from ``least`` to ``most``.
+    """
     boxes = []
-    for _ in range(_integer(*BOXES, generator)):
+    for _ in range(_integer(*count, generator)):
         edges = [_integer(low, high, generator) for low, high in zip(least, most, strict=True)]
         centres = [_integer(0, edge - 1, generator) for edge in size]
         starts = [centre - edge // 2 for centre, edge in zip(centres, edges, strict=True)]
@@ -244,6 +292,11 @@ def hard_dice(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
         total = mine.sum() + theirs.sum()
         scores.append(torch.where(total > 0, 2 * (mine & theirs).sum() / total.clamp(min=1), 1.0))
     return torch.stack(scores).mean()
+
+
+def _require_two(batch: int) -> None:
+    if batch < 2:
+        raise PlanError("ctnet option fusion_pair: batch needs 2 scans a batch; raise batch_size or use same")
 
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:

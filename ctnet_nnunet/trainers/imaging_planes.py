@@ -59,8 +59,14 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
         super().initialize()
 
     def pretext_weights(self) -> dict[str, float]:
-        """This task alone: the others look at other views."""
-        return {TASK: 1.0}
+        """This task alone: the others look at other views, and a plan that asks for one is refused."""
+        own = self.options.own_tasks() or {}
+        if foreign := sorted(set(own) - {TASK}):
+            raise PlanError(
+                f"ctnet option pretext: {foreign[0]} is not for {self.__class__.__name__}, which trains {TASK} alone; "
+                f"train it with another trainer, or ask for {TASK}: ctnet plan … --set pretext='{{\"{TASK}\":1}}'"
+            )
+        return {TASK: own.get(TASK, 1.0)}
 
     def pretext_options(self) -> dict[str, Any]:
         """The plan's options, filled from planes.json."""

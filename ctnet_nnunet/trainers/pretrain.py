@@ -71,6 +71,8 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         self.pretext = build_pretext(
             PRETEXTS, self.network, self.context, self.pretext_weights(), self.pretext_options()
         ).to(self.device)
+        tasks = ", ".join(f"{task} {weight:g}" for task, weight in self.pretext.weights.items())
+        self.print_to_log_file(f"pretext tasks and the weights of their losses: {tasks}")
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.wrapped = self._wrapped(self.pretext)
         self.generator = torch.Generator().manual_seed(self.schedule.seed + self.local_rank)
@@ -152,6 +154,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
             # nnU-Net reads arrays as (z, y, x); in scans in a canonical orientation z runs along the body.
             axial_axis=list(self.plans_manager.transpose_forward).index(0) if three_d else None,
             input_channels=self.num_input_channels,
+            batch_size=self.batch_size,
         )
 
     def get_dataloaders(self) -> tuple[Any, FixedBatches]:
@@ -160,13 +163,12 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         initial, transforms, inside_transforms = pretrain_transforms(
             patch, dummy_2d, self.configuration_manager.use_mask_for_norm
         )
-        inside, views = self.context.inside_size, self.pretext.views
+        shared = (patch, self.context.inside_size, self.label_manager)
+        views, different = self.pretext.views, self._pairs_scans()
         train = PretrainLoader(
-            self.pool, self.batch_size, initial, patch, inside, self.label_manager, transforms, inside_transforms, views
+            self.pool, self.batch_size, initial, *shared, transforms, inside_transforms, views, different
         )
-        watch = PretrainLoader(
-            self.held_out, self.batch_size, patch, patch, inside, self.label_manager, None, None, views
-        )
+        watch = PretrainLoader(self.held_out, self.batch_size, patch, *shared, None, None, views, different)
         fixed = FixedBatches(watch, self.num_val_iterations_per_epoch, self.watching_seed())
         processes = get_allowed_n_proc_DA()
         if processes == 0:
@@ -176,6 +178,10 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
             pin_memory=self.device.type == "cuda", wait_time=0.002,
         )  # fmt: skip
         return workers, fixed
+
+    def _pairs_scans(self) -> bool:
+        """Whether volume fusion mixes each scan of a batch with the next one."""
+        return "pair" in self.pretext.views and self.pretext_options()["fusion_pair"] == "batch"
 
     def watching_seed(self) -> int:
         """What the batches to watch the losses on are drawn by; each rank watches others."""

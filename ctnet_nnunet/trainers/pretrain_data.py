@@ -46,6 +46,7 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
         transforms: For ``augmented``; None leaves it as it is (validation).
         inside_transforms: For ``inside``; intensity only.
         views: Which views to make.
+        different: Draw a batch of different scans, as far as the pool goes, because neighbours in it are fused.
     """
 
     def __init__(
@@ -59,11 +60,19 @@ class PretrainLoader(nnUNetDataLoader):  # type: ignore[misc]
         transforms: BasicTransform | None,
         inside_transforms: BasicTransform | None,
         views: frozenset[str] = frozenset({"augmented", "inside"}),
+        different: bool = False,
     ) -> None:
         super().__init__(pool, batch_size, initial_patch_size, patch_size, label_manager, transforms=transforms)
         self.inside_size = (1, *inside_size) if self.patch_size_was_2d else tuple(inside_size)
         self.inside_transforms = inside_transforms
         self.views = views
+        self.different = different
+
+    def get_indices(self) -> Any:
+        """The batch's scans; a pool that is smaller than a batch is gone through again in the same order."""
+        if not self.different:
+            return super().get_indices()
+        return np.resize(np.random.permutation(self.indices), self.batch_size)
 
     def generate_train_batch(self) -> dict[str, Any]:
         keys = self.get_indices()

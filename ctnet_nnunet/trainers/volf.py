@@ -17,8 +17,7 @@ class nnUNetTrainerVolF(nnUNetTrainerCTNetPretrain):
     """Volume fusion on the plan's network as it is: U-Net, ResEnc or CTNet, 2d or 3d.
 
     Its checkpoint loads with ``-pretrained_weights`` into stock ``nnUNetTrainer`` (U-Net and ResEnc plans) and into
-    ``nnUNetTrainerCTNet`` (CTNet plans). Tasks other than volume fusion join in when the plan gives them a weight
-    beside one for it.
+    ``nnUNetTrainerCTNet`` (CTNet plans). A plan whose block asks for other tasks gets those.
     """
 
     mode: ClassVar[Mode] = "volf"
@@ -37,9 +36,9 @@ class nnUNetTrainerVolF(nnUNetTrainerCTNetPretrain):
         return network_from_plan(architecture, num_input_channels, num_output_channels, enable_deep_supervision)
 
     def pretext_weights(self) -> dict[str, float]:
-        """The plan's weights if volume fusion is among them, else volume fusion alone."""
-        weights = super().pretext_weights()
-        return weights if weights.get("volume_fusion", 0) > 0 else {"volume_fusion": 1.0}
+        """The tasks that the plan asks for; volume fusion alone where it leaves its preset's."""
+        own = self.options.own_tasks()
+        return {"volume_fusion": 1.0} if own is None else own
 
     def downstream_trainer(self) -> str:
         name = self.configuration_manager.configuration["architecture"]["network_class_name"]

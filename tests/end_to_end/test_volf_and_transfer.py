@@ -89,7 +89,10 @@ def test_transfer_to_more_channels_loads_and_too_little_is_refused(
 
     command = ("ctnet", "transfer", source, "-d", two.id, "-c", two.configuration, "-o", out, "-tr", "nnUNetTrainer")
     printed = run_warm(nnunet_env, *command).succeeded().stdout
-    assert "input channels" in printed and "skipped        0    0.0%" not in printed.splitlines()[1]
+    rows = {words[0]: words[1:] for words in map(str.split, printed.splitlines()[1:4])}
+    assert "(input channels)" in printed and rows["adapted"][0] == "1"
+    assert rows["skipped"] == ["0", "0.0%"], "heads are left out"
+    assert int(rows["loaded"][0]) > 10
     started = functools.partial(started_weights, two, "nnUNetTrainer", out, tmp_path / "w.pth")
     run_function(nnunet_env, started).succeeded()
     first = "encoder.stages.0.0.convs.0.conv.weight"

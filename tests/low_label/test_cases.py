@@ -10,9 +10,9 @@ from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.low_label.cases import (
     draw_cases,
     read_case_list,
+    refuse_scans_among_unlabelled,
     refuse_shared_patients,
-    refuse_test_scans_among_unlabelled,
-    refuse_test_studies,
+    refuse_studies,
     split_cases,
 )
 
@@ -100,16 +100,16 @@ def test_a_test_case_among_the_unlabelled_scans_is_found_by_name_and_by_content(
         (raw / f"{case}_0000.nii.gz").write_bytes(case.encode() * 100)
     (unlabelled / "other_0000.nii.gz").write_bytes(b"c" * 100)
     check = (unlabelled, raw, ["a"], 1, ".nii.gz")
-    refuse_test_scans_among_unlabelled(*check)
+    refuse_scans_among_unlabelled(*check, "test case")
     (unlabelled / "b2_0000.nii.gz").write_bytes(b"b" * 100)
-    refuse_test_scans_among_unlabelled(*check)  # a case of the pool may be there
+    refuse_scans_among_unlabelled(*check, "test case")  # a case of the pool may be there
     (unlabelled / "renamed_0000.nii.gz").write_bytes(b"a" * 100)
     with pytest.raises(DataError, match=r"renamed_0000.* is test case a "):
-        refuse_test_scans_among_unlabelled(*check)
+        refuse_scans_among_unlabelled(*check, "test case")
     (unlabelled / "renamed_0000.nii.gz").unlink()
     (unlabelled / "a_0000.nii.gz").write_bytes(b"something else")
     with pytest.raises(DataError, match="is a test case"):
-        refuse_test_scans_among_unlabelled(*check)
+        refuse_scans_among_unlabelled(*check, "test case")
 
 
 PHASES = [f"p{patient}_{phase}" for patient in range(6) for phase in ("ed", "es")]
@@ -136,7 +136,9 @@ def test_a_patient_on_both_sides_and_a_study_of_a_test_case_are_refused() -> Non
         refuse_shared_patients(["p0_ed", "p1_ed"], ["p1_es"], PATTERN)
     refuse_shared_patients(["p1_ed"], ["p1_es"], None)
     with pytest.raises(DataError, match="study p1_es-r0 is of the test case p1_es"):
-        refuse_test_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"])
+        refuse_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"], "test case")
+    with pytest.raises(DataError, match="study x is of the left-out case p1_es"):
+        refuse_studies([("x", "p1_es")], ["p1_es"], "left-out case")
 
 
 @pytest.mark.parametrize(("pattern", "words"), [("(", "regular expression"), ("p", "brackets"), ("(q)", "brackets")])

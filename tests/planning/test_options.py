@@ -137,7 +137,7 @@ def test_an_unknown_key_is_named_and_the_valid_ones_are_listed(
     ({"mask_ratio": 1.0}, "mask_ratio"), ({"mask_ratio": "0.5"}, "mask_ratio"),
     ({"mask_target": "pixel"}, "mask_target"),
     ({"rotations": 6}, "rotations"), ({"teacher_momentum": 2.0}, "teacher_momentum"),
-    ({"pretext": {"rotation": -1}}, "pretext.rotation"), ({"pretext": [1]}, "pretext"),
+    ({"pretext": {"rotation": -1}}, "pretext.rotation"), ({"seed": 2**32}, "seed"), ({"pretext": [1]}, "pretext"),
     ({"transformer": {"heads": 5}}, "embed_dim=384 is not a multiple of heads=5"),
     ({"transformer": "big"}, "transformer"),
     ({"transformer": {"drop_path": 1.0}}, "transformer.drop_path"),

@@ -39,6 +39,7 @@ from ctnet_nnunet.trainers.planes_data import (
 )
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 from ctnet_nnunet.trainers.stock_hooks import checked
+from ctnet_nnunet.trainers.volf import nnUNetTrainerVolF
 from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
 from tests.conftest import NnunetEnv
 from tests.end_to_end.tiny import settings
@@ -349,8 +350,49 @@ class TestRefusals:
             file.write_bytes(content)
 
     def test_other_trainers_refuse_the_task(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        trainer = trainer_of(dataset, kind=nnUNetTrainerCTNetPretrain, pretext={"imaging_planes": 1.0})
-        assert "-tr nnUNetTrainerImagingPlanes" in self.line(trainer, capsys)
+        for kind in (nnUNetTrainerCTNetPretrain, nnUNetTrainerVolF):
+            trainer = trainer_of(dataset, kind=kind, pretext={"imaging_planes": 1.0})
+            assert "-tr nnUNetTrainerImagingPlanes" in self.line(trainer, capsys)
+
+    def test_a_plan_that_asks_for_other_tasks(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        trainer = trainer_of(dataset, pretext={"imaging_planes": 1.0, "volume_fusion": 1.0})
+        line = self.line(trainer, capsys)
+        assert "volume_fusion is not for nnUNetTrainerImagingPlanes" in line and "--set pretext=" in line
+
+
+@pytest.mark.parametrize(
+    ("pretext", "fusion", "planes"),
+    [
+        ({}, {"volume_fusion": 1.0}, {"imaging_planes": 1.0}),
+        ({"rotation": 1.0, "masked_features": 1.0}, {"volume_fusion": 1.0}, {"imaging_planes": 1.0}),
+        ({"rotation": 0.5, "masked_features": 0.0}, {"rotation": 0.5}, None),
+        ({"imaging_planes": 0.5}, {"imaging_planes": 0.5}, {"imaging_planes": 0.5}),
+        ({"volume_fusion": 0.5, "rotation": 1.0}, {"volume_fusion": 0.5, "rotation": 1.0}, None),
+    ],
+)
+def test_trainers_read_what_the_plan_asks_for(
+    dataset: Path, pretext: dict[str, float], fusion: dict[str, float], planes: dict[str, float] | None
+) -> None:
+    """The preset's own weights, which ``ctnet plan`` writes into every block, ask for nothing."""
+    block = {"preset": "s", "pretext": pretext}
+    assert trainer_of(dataset, kind=nnUNetTrainerVolF, **block).pretext_weights() == fusion
+    if planes is not None:
+        assert trainer_of(dataset, **block).pretext_weights() == planes
+
+
+def test_volume_fusion_across_the_batch_draws_different_scans(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for pair in ("same", "batch"):
+        trainer = trainer_of(dataset, kind=nnUNetTrainerVolF, fusion_pair=pair)
+        trainer.initialize()
+        assert trainer.get_dataloaders()[1].loader.different == (pair == "batch")
+        assert "pretext tasks and the weights of their losses: volume_fusion 1" in capsys.readouterr().out
+    alone = trainer_of(dataset, kind=nnUNetTrainerVolF, fusion_pair="batch", batch_size=1)
+    with pytest.raises(SystemExit):
+        alone.initialize()
+    assert "fusion_pair: batch needs 2 scans a batch" in capsys.readouterr().err
 
 
 def test_preprocessing_refuses_what_disagrees_and_names_the_rest(dataset: Path) -> None:

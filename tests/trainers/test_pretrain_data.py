@@ -48,7 +48,7 @@ def loader_of(
     pool: Pool, patch: tuple[int, ...], inside: tuple[int, ...], batch: int = 4, **options: Any
 ) -> PretrainLoader:
     values = {"transforms": None, "inside_transforms": None, **options}
-    return PretrainLoader(pool, batch, patch, patch, inside, LABELS, values["transforms"], values["inside_transforms"])
+    return PretrainLoader(pool, batch, patch, patch, inside, LABELS, **values)
 
 
 def place_of(crop: np.ndarray, volume: np.ndarray) -> tuple[int, ...]:
@@ -196,6 +196,81 @@ def test_fixed_batches_are_the_same_in_every_epoch_and_leave_the_generators_alon
     next(fixed)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
     assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def pairs_of(pool: Pool, patch: tuple[int, ...], batch: int = 4, **options: Any) -> PretrainLoader:
+    return loader_of(pool, patch, patch, batch, views=frozenset({"pair"}), **options)
+
+
+def coordinates(shape: tuple[int, ...], folder: Path) -> Pool:
+    """One scan whose channel a is the voxel's place along axis a, from 1 on, so that 0 would be padding."""
+    pool = Pool(folder, {"a": (len(shape), *shape)})
+    pool.write("a", np.stack(np.meshgrid(*(np.arange(1.0, size + 1) for size in shape), indexing="ij")))
+    return pool
+
+
+@pytest.mark.parametrize(("patch", "shape"), [((12, 10, 8), (40, 30, 24)), ((12, 10), (5, 40, 30))])
+def test_the_two_sub_volumes_are_parts_of_0_7_to_1_5_patches_each_flipped_at_random(
+    patch: tuple[int, ...], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Channels are coordinates: where a part lies, how long it is and which way it runs can be read off them."""
+    np.random.seed(0)
+    dimensions = len(patch)
+    batch = pairs_of(coordinates(shape, tmp_path), patch, 60).generate_train_batch()
+    pair = batch["pair"]
+    assert tuple(pair.shape) == (60, 2, len(shape), *patch) and set(batch) == {"pair", "keys"}
+    assert pair.min() > 0.99, "padded"
+    if dimensions == 2:
+        planes = pair[:, :, 0].flatten(2)
+        torch.testing.assert_close(planes, planes[..., :1].round().expand_as(planes))
+        assert set(planes[..., 0].round().flatten().tolist()) == {1, 2, 3, 4, 5}
+    for axis, size in enumerate(patch):
+        along = pair[:, :, len(shape) - dimensions + axis].movedim(2 + axis, -1).flatten(2, -2)
+        torch.testing.assert_close(along, along[:, :, :1].expand_as(along))  # each line along the axis is the same
+        steps = along[:, :, 0].diff(dim=-1)
+        inner = steps[..., size // 2]
+        assert 0.2 < (inner < 0).float().mean() < 0.8
+        assert 0.1 < ((inner < 0)[:, 0] != (inner < 0)[:, 1]).float().mean() < 0.9, "flipped together"
+        lengths = (inner.abs() * size).round()
+        assert lengths.min() >= int(0.7 * size) and lengths.max() <= int(1.5 * size)
+        assert lengths.max() - lengths.min() > 0.4 * size
+        assert (lengths[:, 0] != lengths[:, 1]).float().mean() > 0.5, "scaled together"
+
+
+def test_both_sub_volumes_are_of_one_scan_and_a_small_scan_is_stretched_not_padded(tmp_path: Path) -> None:
+    pool = Pool(tmp_path, {"a": (1, 30, 30, 30), "b": (1, 6, 40, 20)})
+    pool.write("a", np.full((1, 30, 30, 30), 1.0))
+    pool.write("b", np.full((1, 6, 40, 20), 2.0))
+    np.random.seed(0)
+    batch = pairs_of(pool, (16, 16, 16), 30).generate_train_batch()
+    expected = torch.tensor([1.0 if key == "a" else 2.0 for key in batch["keys"]])
+    assert set(batch["keys"]) == {"a", "b"}
+    torch.testing.assert_close(batch["pair"], expected.view(-1, 1, 1, 1, 1, 1).expand_as(batch["pair"]))
+
+
+def test_fixed_batches_of_pairs_are_the_same_in_every_epoch(pool: Pool) -> None:
+    fixed = FixedBatches(pairs_of(pool, (8, 8, 8), 2), count=2, seed=7)
+    first = [next(fixed) for _ in range(2)]
+    np.random.rand(5)
+    again = [next(fixed) for _ in range(2)]
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one["pair"], other["pair"]) and list(one["keys"]) == list(other["keys"])
+    assert not torch.equal(first[0]["pair"], first[1]["pair"])
+
+
+@pytest.mark.parametrize(("scans", "batch"), [(2, 2), (5, 4), (2, 4), (3, 5)])
+def test_neighbours_that_are_fused_are_different_scans(scans: int, batch: int, tmp_path: Path) -> None:
+    """A sample's background is the sample before it in the batch."""
+    pool = Pool(tmp_path, {f"scan{index}": (1, 4, 4, 4) for index in range(scans)})
+    loader = pairs_of(pool, (4, 4, 4), batch, different=True)
+    seen = set()
+    np.random.seed(0)
+    for _ in range(50):
+        keys = list(loader.get_indices())
+        assert len(keys) == batch and all(keys[index] != keys[index - 1] for index in range(batch))
+        seen |= set(keys)
+    assert seen == set(pool.identifiers)
+    assert set(pairs_of(Pool(tmp_path, {"one": (1, 4, 4, 4)}), (4, 4, 4), 2, different=True).get_indices()) == {"one"}
 
 
 @pytest.mark.parametrize(("shapes", "patch", "stride", "expected"), [
