@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctnet_nnunet.conversion.cases import case_name
-from ctnet_nnunet.conversion.planes.dicom import read_dicom_study
+from ctnet_nnunet.conversion.dicom_headers import read_header
+from ctnet_nnunet.conversion.planes.dicom import read_dicom_study, refuse_series
 from ctnet_nnunet.conversion.planes.nifti import read_nifti_study
 from ctnet_nnunet.conversion.planes.reslice import SCHEMES, Reslicing, reslice_volume
 from ctnet_nnunet.conversion.planes.stacks import ReadStudy, RolePattern, parse_roles
-from ctnet_nnunet.conversion.planes.write import PlanesReport, Roles, dataset_folder, write_studies
+from ctnet_nnunet.conversion.planes.write import (
+    PlanesReport,
+    Roles,
+    dataset_folder,
+    require_hosts_and_guests,
+    write_studies,
+)
 from ctnet_nnunet.conversion.read import is_image, stem
 from ctnet_nnunet.errors import CTNetError, DataError
 from ctnet_nnunet.files import text_hash
@@ -28,6 +35,7 @@ from ctnet_nnunet.planes.sidecar import (
     Stack,
     Study,
     read_sidecar,
+    require_role_name,
     write_sidecar,
 )
 
@@ -65,8 +73,8 @@ def convert_studies(source: Path, request: PlanesRequest) -> PlanesReport:
         for name, files in folders.items():
             yield _read(name, files, patterns, guests, request.max_voxels)
 
-    report = write_studies(dataset_folder(request.out), studies(), request.roles, known, request.force)
-    report.refused |= refused
+    report = PlanesReport(dataset_folder(request.out), refused=refused)
+    write_studies(report, studies(), request.roles, known, request.force)
     _say_what_is_missing(report)
     return report
 
@@ -81,22 +89,28 @@ def reslice_studies(volumes: Path, how: Reslicing, request: PlanesRequest) -> Pl
     if not files:
         raise DataError(f"{volumes}: holds no volume; give a NIfTI file or a folder of them")
     failed: dict[str, str] = {}
+    by_name: dict[str, Path] = {}
+    for file in files:
+        name = case_name(_CHANNEL.sub("", stem(file)))
+        if name in by_name:
+            failed[file.name] = f"becomes the study {name!r} as {by_name[name].name} does; rename it, or move it away"
+        else:
+            by_name[name] = file
 
     def studies() -> Iterator[ReadStudy]:
-        for number, file in enumerate(files):
-            name = case_name(_CHANNEL.sub("", stem(file)))
+        for number, (name, file) in enumerate(by_name.items()):
             try:
                 yield from reslice_volume(name, file, how, number, request.max_voxels)
             except CTNetError as error:
-                failed[name] = str(error)
+                report.refused[name] = str(error)
 
     roles = [view.role for view in SCHEMES[how.scheme]]
     hosts = tuple(view.role for view in SCHEMES[how.scheme] if view.host)
     guests = tuple(view.role for view in SCHEMES[how.scheme] if not view.host)
     asked = request.roles
     chosen = Roles(asked.hosts or hosts, asked.guests or guests, asked.sigma_mm)
-    report = write_studies(dataset_folder(request.out), studies(), chosen, roles, request.force)
-    report.refused |= failed
+    report = PlanesReport(dataset_folder(request.out), refused=failed)
+    write_studies(report, studies(), chosen, roles, request.force)
     _say_what_is_missing(report)
     return report
 
@@ -108,9 +122,10 @@ def describe_labelled(role: str, request: PlanesRequest) -> PlanesReport:
     ``study_pattern``'s first group finds the patient in a case's name.
 
     Raises:
-        DataError: No labelled scan, or one of several channels.
+        DataError: No labelled scan, a role's name that is none, a host or guest that no study has.
     """
     dataset = dataset_folder(request.out)
+    require_role_name(role)
     files = sorted(file for file in (dataset / "imagesTr").glob("*") if is_image(file)) if dataset.is_dir() else []
     if not files:
         raise DataError(f"{dataset / 'imagesTr'}: holds no scan")
@@ -140,7 +155,15 @@ def describe_labelled(role: str, request: PlanesRequest) -> PlanesReport:
         raise DataError(f"{dataset / FILE_NAME}: has the study {taken[0]} already; --force replaces it")
     base = {} if existing is None else existing.model_dump(exclude={"studies"})
     if studies:
-        write_sidecar(Sidecar(**{**base, **settings}, studies={**kept, **studies}), dataset / FILE_NAME)
+        sidecar = Sidecar(**{**base, **settings}, studies={**kept, **studies})
+        require_hosts_and_guests(sidecar, report)
+        write_sidecar(sidecar, dataset / FILE_NAME)
+        if role not in sidecar.hosts:
+            hosts = " ".join(f"--host {host}" for host in (*sidecar.hosts, role))
+            report.notes.append(
+                f"{role} is no host ({', '.join(sidecar.hosts)} {'are' if len(sidecar.hosts) > 1 else 'is'}), so "
+                f"pretraining does not look at these scans; enter them again with {hosts} --force"
+            )
     return report
 
 
@@ -165,15 +188,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _study_folders(source: Path, pattern: str | None) -> tuple[dict[str, Path | list[Path]], dict[str, str]]:
     """Study → its folder, or its files where a pattern sorts the images of one folder; and the folders refused."""
-    own = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    own = [path for path in sorted(source.iterdir()) if path.is_file() and _is_scan(path)]
     if pattern is not None:
-        compiled, grouped = _compiled(pattern), defaultdict[str, list[Path]](list)
-        for path in own:
-            if is_image(path) and (match := compiled.search(stem(path))):
-                grouped[case_name(match[1])].append(path)
-        if not grouped:
-            raise DataError(f"--study-pattern {pattern!r}: fits no image in {source}")
-        return dict(grouped), {}
+        return _grouped(source, own, pattern)
     folders: dict[str, Path | list[Path]] = {}
     refused: dict[str, str] = {}
     for path in sorted(path for path in source.iterdir() if path.is_dir()):
@@ -186,11 +203,44 @@ def _study_folders(source: Path, pattern: str | None) -> tuple[dict[str, Path | 
             refused[path.name] = f"becomes the study {name!r} as another folder does; rename it"
         else:
             folders[name] = path
-    if own and not folders:
+    if own and not folders and not refused:
         return {case_name(source.resolve().name): source}, refused
+    if own:
+        refused[_named(own)] = "beside the studies' folders: not read; put each file into its study's folder"
     if not folders and not refused:
         raise DataError(f"{source}: holds no folder; give the folder with one folder for each study")
     return folders, refused
+
+
+def _grouped(source: Path, scans: Sequence[Path], pattern: str) -> tuple[dict[str, Path | list[Path]], dict[str, str]]:
+    """Study → its files by the pattern; and what the pattern leaves out."""
+    compiled, grouped, refused = _compiled(pattern), defaultdict[str, list[Path]](list), dict[str, str]()
+    for path in filter(is_image, scans):
+        if match := compiled.search(stem(path)):
+            grouped[case_name(match[1])].append(path)
+        else:
+            refused[path.name] = "--study-pattern does not fit its name"
+    if not grouped:
+        raise DataError(f"--study-pattern {pattern!r}: fits no image in {source}")
+    if dicom := [path for path in scans if not is_image(path)]:
+        refused[_named(dicom)] = "DICOM, which --study-pattern does not sort; put each study into a folder of its own"
+    for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        refused[folder.name] = "is a folder, and --study-pattern sorts the files of SOURCE alone; convert it by itself"
+    return dict(grouped), refused
+
+
+def _is_scan(path: Path) -> bool:
+    """Whether a file is an image, whole or damaged, and not a list or a note beside it."""
+    if is_image(path):
+        return True
+    try:
+        return not path.name.startswith(".") and read_header(path) is not None
+    except DataError:
+        return True
+
+
+def _named(files: Sequence[Path]) -> str:
+    return files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def _read(
@@ -198,7 +248,10 @@ def _read(
 ) -> ReadStudy:
     images = files if isinstance(files, list) else sorted(path for path in files.rglob("*") if is_image(path))
     if images:
-        return read_nifti_study(name, images, patterns, max_voxels)
+        study = read_nifti_study(name, images, patterns, max_voxels)
+        if isinstance(files, Path):
+            refuse_series(study, files)
+        return study
     assert isinstance(files, Path)
     return read_dicom_study(name, files, patterns, guests, max_voxels)
 
