@@ -167,7 +167,7 @@ def _refuse_leaks(target: Target, settings: Settings) -> None:
             for name, study in studies
             if not labelled & {case for stack in study.stacks.values() for case in stack.cases}
         ]
-        refuse_test_studies(cut_out, settings.test)
+        refuse_test_studies(cut_out, settings.test, settings.patient_pattern)
 
 
 def _check_arms(target: Target, configuration: Mapping[str, Any], settings: Settings, selection: Selection) -> None:

@@ -136,7 +136,16 @@ def test_a_patient_on_both_sides_and_a_study_of_a_test_case_are_refused() -> Non
         refuse_shared_patients(["p0_ed", "p1_ed"], ["p1_es"], PATTERN)
     refuse_shared_patients(["p1_ed"], ["p1_es"], None)
     with pytest.raises(DataError, match="study p1_es-r0 is of the test case p1_es"):
-        refuse_test_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"])
+        refuse_test_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"], None)
+
+
+@pytest.mark.parametrize("study", [("p1", ""), ("S7", "p1"), ("p1_ed-r0", ""), ("S7", "p1_ed")])
+def test_a_study_of_a_test_case_s_patient_is_refused(study: tuple[str, str]) -> None:
+    """Under the patient's name, or that of another case of the patient."""
+    others = [("p0", ""), ("S8", "p2_ed"), ("unlike", "any")]
+    refuse_test_studies(others, ["p1_es"], PATTERN)
+    with pytest.raises(DataError, match=f"study {study[0]} is of the test case p1_es, or of its patient"):
+        refuse_test_studies([*others, study], ["p1_es"], r"(p\d+)")
 
 
 @pytest.mark.parametrize(("pattern", "words"), [("(", "regular expression"), ("p", "brackets"), ("(q)", "brackets")])
