@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,7 @@ class TestReslice:
         sitk.WriteImage(made, str(tmp_path / "v1_0000.nii.gz"))
         return tmp_path / "v1_0000.nii.gz"
 
-    @pytest.mark.parametrize("scheme", ["cardiac", "head"])
+    @pytest.mark.parametrize("scheme", ["cardiac", "head", "orthogonal"])
     def test_every_pixel_shows_the_volume_at_its_place(self, scheme: str, tmp_path: Path) -> None:
         (study,) = reslice_volume("v1", self.volume(tmp_path), Reslicing(scheme, seed=4), 0, 10**6)
         for item in study.stacks:
@@ -298,6 +299,35 @@ class TestReslice:
         for guest in study.stacks[1:]:
             line = intersection(host.planes[len(host.planes) // 2], guest.planes[0])
             assert line is not None and line.passes(host.shape[1:], 2.0)
+
+    def test_orthogonal_guests_lie_along_the_patient_s_axes_through_the_volume_s_centre(self, tmp_path: Path) -> None:
+        (study,) = reslice_volume("v1", self.volume(tmp_path), Reslicing("orthogonal"), 0, 10**6)
+        host, coronal, sagittal = study.stacks
+        assert [item.role for item in study.stacks] == ["AX", "COR", "SAG"]
+        assert np.allclose(np.abs(coronal.planes[0].normal), [0, 1, 0], atol=1e-12)
+        assert np.allclose(np.abs(sagittal.planes[0].normal), [1, 0, 0], atol=1e-12)
+        # The centre of 48 × 44 × 40 voxels of 1 mm from (12, -31, 5), the first two axes against the patient's.
+        assert coronal.planes[0].position[1] == pytest.approx(-31 - 21.5)
+        assert sagittal.planes[0].position[0] == pytest.approx(12 - 23.5)
+        assert len(host.planes) > 1 and 0.9 < abs(host.planes[0].normal[2]) < 1, "the host alone is tilted"
+
+    def test_a_shipped_hippocampus_volume(self, tmp_path: Path) -> None:
+        folder = files("ctnet_nnunet.demo") / "data" / "images"
+        with as_file(folder) as images:
+            file = min(images.glob("*.nii.gz"))
+            how = Reslicing("head", gap=3.0)
+            report = reslice_studies(file, how, PlanesRequest(tmp_path / "Dataset505_Hippocampus", Roles()))
+            assert report.exit_status == 0, report.refused
+            volume = sitk.DICOMOrient(sitk.Cast(sitk.ReadImage(str(file)), sitk.sitkFloat32), "RAS")
+        ((name, study),) = read_sidecar(report.dataset / "planes.json").studies.items()
+        image = sitk.ReadImage(str(report.dataset / "imagesUn" / f"{name}__AX_0000.nii.gz"))
+        host = study.stacks["AX"].stack
+        index = (3, 2, len(host) // 2)
+        place = host[index[2]].points(float(index[1]), float(index[0]))
+        shown = sitk.Resample(volume, image[index[0] : index[0] + 1, index[1] : index[1] + 1, index[2] : index[2] + 1])
+        assert np.allclose(image.TransformIndexToPhysicalPoint(index), place, atol=1e-3)
+        assert image.GetPixel(index) == pytest.approx(shown.GetPixel(0, 0, 0), abs=0.5)
+        assert all(intersection(host[index[2]], study.stacks[role].stack[0]) is not None for role in ("COR", "SAG"))
 
     def test_hosts_are_tilted_at_random_and_guests_are_not(self, tmp_path: Path) -> None:
         file = self.volume(tmp_path)
