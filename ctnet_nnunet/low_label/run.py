@@ -43,6 +43,7 @@ from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
 from ctnet_nnunet.planes.sidecar import read_sidecar
 from ctnet_nnunet.process import Workplace, interruptible
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
+from ctnet_nnunet.unlabeled.cases import training_files
 from ctnet_nnunet.unlabeled.target import Target, configuration_block, locate
 
 PREPROCESSED = "nnUNet_preprocessed"
@@ -159,13 +160,13 @@ def _refuse_leaks(target: Target, settings: Settings) -> None:
     refuse_shared_patients(settings.pool, settings.test, settings.patient_pattern)
     sidecar = target.folder / PLANES_FILE
     if sidecar.is_file():
-        # A study that holds a labelled case is drawn from where that case is in the pool, and only there.
-        labelled = {*settings.pool, *settings.test}
+        # A labelled case is drawn from where it is in the pool, and only there; what else a study holds, always.
+        labelled = {*settings.pool, *settings.test, *training_files(target)}
         studies = read_sidecar(sidecar).studies.items()
         cut_out = [
             (name, study.group)
             for name, study in studies
-            if not labelled & {case for stack in study.stacks.values() for case in stack.cases}
+            if {case for stack in study.stacks.values() for case in stack.cases} - labelled
         ]
         refuse_test_studies(cut_out, settings.test, settings.patient_pattern)
 
