@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctnet_nnunet.conversion.cases import case_name
-from ctnet_nnunet.conversion.dicom_headers import read_header
 from ctnet_nnunet.conversion.planes.dicom import read_dicom_study, refuse_series
+from ctnet_nnunet.conversion.planes.folders import compiled_pattern, study_folders
 from ctnet_nnunet.conversion.planes.nifti import read_nifti_study
 from ctnet_nnunet.conversion.planes.reslice import SCHEMES, Reslicing, reslice_volume
 from ctnet_nnunet.conversion.planes.stacks import ReadStudy, RolePattern, parse_roles
@@ -29,7 +28,6 @@ from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.planes.geometry import planes_of_grid
 from ctnet_nnunet.planes.sidecar import (
     FILE_NAME,
-    SEPARATOR,
     Sidecar,
     SlicePlane,
     Stack,
@@ -67,7 +65,7 @@ def convert_studies(source: Path, request: PlanesRequest) -> PlanesReport:
         raise DataError("--role: say which series or files are which view, for example --role sax=SAX --role 2ch=2CH")
     known = [item.role for item in patterns]
     guests = request.roles.guests or known
-    folders, refused = _study_folders(source, request.study_pattern)
+    folders, refused = study_folders(source, request.study_pattern)
 
     def studies() -> Iterator[ReadStudy]:
         for name, files in folders.items():
@@ -170,77 +168,10 @@ def describe_labelled(role: str, request: PlanesRequest) -> PlanesReport:
 def _group(case: str, pattern: str | None) -> str:
     if pattern is None:
         return case
-    match = _compiled(pattern).search(case)
+    match = compiled_pattern(pattern).search(case)
     if match is None:
         raise DataError(f"--study-pattern {pattern!r}: does not fit the case {case}; its first group names the patient")
     return match[1]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--study-pattern {pattern!r}: is no regular expression ({error})") from None
-    if compiled.groups < 1:
-        raise DataError(f"--study-pattern {pattern!r}: needs a group in brackets that finds the study's name")
-    return compiled
-
-
-def _study_folders(source: Path, pattern: str | None) -> tuple[dict[str, Path | list[Path]], dict[str, str]]:
-    """Study → its folder, or its files where a pattern sorts the images of one folder; and the folders refused."""
-    own = [path for path in sorted(source.iterdir()) if path.is_file() and _is_scan(path)]
-    if pattern is not None:
-        return _grouped(source, own, pattern)
-    folders: dict[str, Path | list[Path]] = {}
-    refused: dict[str, str] = {}
-    for path in sorted(path for path in source.iterdir() if path.is_dir()):
-        name = case_name(path.name)
-        if SEPARATOR in path.name:
-            refused[path.name] = (
-                f"holds {SEPARATOR}, which is reserved between study, role and frame; rename the folder"
-            )
-        elif name in folders:
-            refused[path.name] = f"becomes the study {name!r} as another folder does; rename it"
-        else:
-            folders[name] = path
-    if own and not folders and not refused:
-        return {case_name(source.resolve().name): source}, refused
-    if own:
-        refused[_named(own)] = "beside the studies' folders: not read; put each file into its study's folder"
-    if not folders and not refused:
-        raise DataError(f"{source}: holds no folder; give the folder with one folder for each study")
-    return folders, refused
-
-
-def _grouped(source: Path, scans: Sequence[Path], pattern: str) -> tuple[dict[str, Path | list[Path]], dict[str, str]]:
-    """Study → its files by the pattern; and what the pattern leaves out."""
-    compiled, grouped, refused = _compiled(pattern), defaultdict[str, list[Path]](list), dict[str, str]()
-    for path in filter(is_image, scans):
-        if match := compiled.search(stem(path)):
-            grouped[case_name(match[1])].append(path)
-        else:
-            refused[path.name] = "--study-pattern does not fit its name"
-    if not grouped:
-        raise DataError(f"--study-pattern {pattern!r}: fits no image in {source}")
-    if dicom := [path for path in scans if not is_image(path)]:
-        refused[_named(dicom)] = "DICOM, which --study-pattern does not sort; put each study into a folder of its own"
-    for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        refused[folder.name] = "is a folder, and --study-pattern sorts the files of SOURCE alone; convert it by itself"
-    return dict(grouped), refused
-
-
-def _is_scan(path: Path) -> bool:
-    """Whether a file is an image, whole or damaged, and not a list or a note beside it."""
-    if is_image(path):
-        return True
-    try:
-        return not path.name.startswith(".") and read_header(path) is not None
-    except DataError:
-        return True
-
-
-def _named(files: Sequence[Path]) -> str:
-    return files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def _read(
