@@ -30,7 +30,9 @@ def planes(
     reslice: Annotated[
         Path | None, typer.Option(help="Instead of SOURCE: a volume or a folder of them, to be cut into studies.")
     ] = None,
-    scheme: Annotated[str, typer.Option(help="--reslice: cardiac (SAX, 2CH, 4CH) or head (AX, COR, SAG).")] = "head",
+    scheme: Annotated[
+        str, typer.Option(help="--reslice: cardiac (SAX, 2CH, 4CH), head or orthogonal (AX, COR, SAG).")
+    ] = "head",
     gap: Annotated[float | None, typer.Option(help="--reslice: slice distance, mm. [3 voxels]", min=0.01)] = None,
     repeat: Annotated[int, typer.Option(help="--reslice: studies of each volume.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="--reslice: of the hosts' random tilt and shift.", min=0)] = 0,

@@ -71,27 +71,22 @@ def _draw(panel: Axes, item: ShownSlice) -> None:
     panel.imshow(item.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect, interpolation="bilinear")
     for index, line in enumerate(item.lines):
         shade = COLOURS[index % len(COLOURS)]
-        if line is not None and line.passes(item.image.shape, line_width(item)):
+        if line is not None and item.crossed_by(index):
             panel.contour(line.distance(item.image.shape), levels=[0.0], colors=[shade], linewidths=1.2)
         if item.heat is not None and (weight := np.where(item.heat[index] > FOUND, item.heat[index], 0)).sum() > 1:
-            panel.axline(*_fitted(weight), color=shade, linestyle=":", linewidth=1.8)
+            panel.axline(*_fitted(weight, item.spacing), color=shade, linestyle=":", linewidth=1.8)
     panel.set_xlim(-0.5, width - 0.5)
     panel.set_ylim(height - 0.5, -0.5)
     panel.set_title(_caption(item), fontsize=6.5, color="white", pad=2)
 
 
-def line_width(item: ShownSlice) -> float:
-    """Within how many mm a pixel counts as on a line: a pixel's diagonal."""
-    return math.hypot(*item.spacing)
-
-
-def _fitted(weight: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Two points (column, row) of the line through the weights' centroid along their principal axis."""
+def _fitted(weight: np.ndarray, spacing: tuple[float, float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Two points (column, row) of the line through the weights' centroid along their principal axis in mm."""
     rows, columns = np.nonzero(weight)
     weights = weight[rows, columns]
     centre = np.average([columns, rows], axis=1, weights=weights)
-    covariance = np.cov(np.stack([columns, rows]), aweights=weights)
-    along = np.linalg.eigh(covariance)[1][:, -1]
+    covariance = np.cov(np.stack([columns * spacing[1], rows * spacing[0]]), aweights=weights)
+    along = np.linalg.eigh(covariance)[1][:, -1] / (spacing[1], spacing[0])
     return (float(centre[0]), float(centre[1])), (float(centre[0] + along[0]), float(centre[1] + along[1]))
 
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from torch import nn
 
-from ctnet_nnunet.architectures.ctnet import cumulative_strides
-from ctnet_nnunet.architectures.from_plan import network_from_plan
-from ctnet_nnunet.checkpoints import read_checkpoint
-from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
+from ctnet_nnunet.errors import DataError, PlanError
+from ctnet_nnunet.inspection.model import Model, load_model
 from ctnet_nnunet.planes.geometry import Line, intersection, slice_locations
 from ctnet_nnunet.planes.preprocessed import first_slice, preprocessed_planes
 from ctnet_nnunet.planes.sidecar import FILE_NAME, Sidecar, read_sidecar
 from ctnet_nnunet.planning.options import read_options
-from ctnet_nnunet.pretext.base import PretextContext
-from ctnet_nnunet.pretext.imaging_planes import ImagingPlanes, ImagingPlanesOptions, line_errors
+from ctnet_nnunet.pretext.imaging_planes import line_errors
 from ctnet_nnunet.unlabeled.target import Target, configuration_block, locate
-
-OWN_KEY, TASK = "ctnet", "imaging_planes"
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,16 @@ class ShownSlice:
     predicted_location: float | None
     errors: tuple[tuple[float, float], ...]
 
+    @property
+    def on_line_mm(self) -> float:
+        """Within how many mm a pixel counts as on a line: a pixel's diagonal."""
+        return math.hypot(*self.spacing)
+
+    def crossed_by(self, guest: int) -> bool:
+        """Whether the true line of a guest passes the slice."""
+        line = self.lines[guest]
+        return line is not None and line.passes(self.image.shape, self.on_line_mm)
+
 
 @dataclass(frozen=True)
 class ShownStudy:
@@ -63,125 +68,115 @@ class ShownStudy:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A pretrained network with its heads."""
+class Inspected:
+    """A preprocessed dataset with planes.json, the settings to look at it with, and a model or None."""
 
-    network: nn.Module
-    task: ImagingPlanes
+    target: Target
+    block: Mapping[str, Any]
+    sidecar: Sidecar
     options: Mapping[str, Any]
-    multiple: tuple[int, int]
-    patch_size: tuple[int, int]
+    model: Model | None
 
-    def predict(self, image: np.ndarray) -> tuple[np.ndarray | None, float | None]:
-        """A slice (C, H, W) → heatmaps (G, H, W) and location; the slice is padded to the patch and the strides."""
-        size = [
-            -(-max(length, patch) // step) * step
-            for length, patch, step in zip(image.shape[1:], self.patch_size, self.multiple, strict=True)
-        ]
-        top, left = ((wanted - length) // 2 for wanted, length in zip(size, image.shape[1:], strict=True))
-        rows, columns = slice(top, top + image.shape[1]), slice(left, left + image.shape[2])
-        padded = torch.zeros((1, image.shape[0], *size))
-        padded[0, :, rows, columns] = torch.from_numpy(image)
-        heat, location = self.task.predict(self.network, padded)
-        cut = None if heat is None else heat[0, :, rows, columns].numpy()
-        return cut, None if location is None else float(location[0])
+    @property
+    def guests(self) -> tuple[str, ...]:
+        return tuple(self.options["guests"])
+
+    def slices(self, name: str) -> list[ShownSlice]:
+        """The host slices of a study, none where it is not preprocessed."""
+        stacks = self.sidecar.studies[name].stacks
+        # Cine frames share their geometry: the first one shows it.
+        cases = [(role, case) for role in self.options["hosts"] if role in stacks for case in stacks[role].cases[:1]]
+        return [found for role, case in cases for found in self._slices_of(name, role, case)]
+
+    def _slices_of(self, name: str, role: str, case: str) -> list[ShownSlice]:
+        labelled = self.target.folder.parent / str(self.block["data_identifier"])
+        folder = next((f for f in (self.target.folder, labelled) if (f / f"{case}.b2nd").is_file()), None)
+        if folder is None:
+            return []
+        study = self.sidecar.studies[name]
+        data, _, _, properties = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
+        planes = preprocessed_planes(properties, data.shape[1:], self.target.plans["transpose_forward"])
+        slice_of = self.options["guest_slice"]
+        cutting = [None if guest == role else study.guest(guest, slice_of) for guest in self.guests]
+        locations = slice_locations(study.stacks[role].stack, role, self.options["location_axis"])
+        found = []
+        for index, plane in enumerate(planes):
+            image = np.asarray(data[:, index], np.float32)
+            lines = tuple(None if guest is None else intersection(plane, guest) for guest in cutting)
+            location = None if locations is None else float(locations[first_slice(properties) + index])
+            heat, predicted = (None, None) if self.model is None else self.model.predict(image)
+            errors = _errors(heat, lines, plane.spacing)
+            found.append(ShownSlice(case, index, image[0], plane.spacing, lines, location, heat, predicted, errors))
+        return found
 
 
-def show_study(dataset: str, configuration: str, plans: str, study: str | None, checkpoint: Path | None) -> ShownStudy:
-    """The slices of a study that was preprocessed, with predictions where a checkpoint is given.
+def open_dataset(dataset: str, configuration: str, plans: str, checkpoint: Path | None) -> Inspected:
+    """Find a dataset's preprocessed studies and, where a checkpoint is given, load its model.
 
     Raises:
-        DataError: No planes.json, no such study, no preprocessed host in it.
-        PlanError, CheckpointError: A 3d configuration; a checkpoint of another plan or trainer.
+        DataError: No planes.json.
+        PlanError, CheckpointError: Plans without 2d slices along the stacks; a checkpoint of another plan or trainer.
     """
     target = locate(dataset, configuration, plans)
     block = configuration_block(target.plans, configuration, plans)
     if len(block["patch_size"]) != 2:
         raise PlanError(f"configuration {configuration}: imaging planes are single slices; name a 2d one with -c")
+    if (order := target.plans["transpose_forward"])[0] != 0:
+        raise PlanError(
+            f"plans {plans}: transpose_forward {order} takes 2d slices along another axis than the stacks have theirs; "
+            "name other plans with -p"
+        )
     sidecar = read_sidecar(target.folder / FILE_NAME)
-    name = next(iter(sidecar.studies), "") if study is None else study
-    if name not in sidecar.studies:
-        known = ", ".join(list(sidecar.studies)[:8])
-        raise DataError(f"{target.folder / FILE_NAME}: has no study {name!r}; there are {known}")
     model = None if checkpoint is None else load_model(checkpoint, target, block)
     given = read_options(block.get("ctnet"), f"plans {plans}").model_dump()
     options = sidecar.settings({**given, **({} if model is None else model.options)})
-    guests, hosts = tuple(options["guests"]), tuple(options["hosts"])
-    slices = _slices(target, block, sidecar, name, hosts, guests, options, model)
-    if not slices:
-        raise DataError(f"study {name}: none of its {', '.join(hosts)} cases is preprocessed; see planes.json")
-    return ShownStudy(name, guests, tuple(slices))
+    return Inspected(target, block, sidecar, options, model)
 
 
-def load_model(checkpoint: Path, target: Target, block: Mapping[str, Any]) -> Model:
-    """The network and heads of a checkpoint of nnUNetTrainerImagingPlanes.
+def show_study(inspected: Inspected, study: str | None) -> ShownStudy:
+    """The slices of a study, the first one by default, with predictions where there is a model.
 
     Raises:
-        CheckpointError: Of another trainer or another plan.
+        DataError: No such study, or no preprocessed host in it.
     """
-    content = read_checkpoint(checkpoint)
-    own = content.get(OWN_KEY, {})
-    if "planes" not in own:
-        raise CheckpointError(f"{checkpoint}: was not written by nnUNetTrainerImagingPlanes; give one of its files")
-    options = read_options(block.get("ctnet"), f"plans {target.plans['plans_name']}").model_dump()
-    options |= {key: tuple(value) if isinstance(value, list) else value for key, value in own["planes"].items()}
-    known = {field.name for field in fields(ImagingPlanesOptions)}
-    network = network_from_plan(block["architecture"], target.channels, len(target.dataset_json["labels"]), False)
-    patch: tuple[int, int] = tuple(block["patch_size"])
-    context = PretextContext(patch, patch, tuple(block["spacing"]), None, target.channels)
-    chosen = ImagingPlanesOptions(**{key: value for key, value in options.items() if key in known})
-    task = ImagingPlanes(network, context, chosen)
-    heads = {key.removeprefix(f"{TASK}."): value for key, value in own["pretext_state"].items()}
-    try:
-        network.load_state_dict(content["network_weights"])
-        task.load_state_dict(heads)
-    except (RuntimeError, KeyError):
-        raise CheckpointError(
-            f"{checkpoint}: does not fit the plans {target.plans['plans_name']}; name those it was trained with by -p"
-        ) from None
-    down, along = cumulative_strides(block["architecture"]["arch_kwargs"]["strides"])[-1]
-    return Model(network.eval(), task.eval(), options, (down, along), patch)
+    studies = inspected.sidecar.studies
+    name = next(iter(studies), "") if study is None else study
+    if name not in studies:
+        raise DataError(
+            f"{inspected.target.folder / FILE_NAME}: has no study {name!r}; there are {', '.join(list(studies)[:8])}"
+        )
+    slices = inspected.slices(name)
+    if not slices:
+        hosts = ", ".join(inspected.options["hosts"])
+        raise DataError(f"study {name}: none of its {hosts} cases is preprocessed; see planes.json")
+    return ShownStudy(name, inspected.guests, tuple(slices))
 
 
-def _slices(
-    target: Target,
-    block: Mapping[str, Any],
-    sidecar: Sidecar,
-    name: str,
-    hosts: Sequence[str],
-    guests: Sequence[str],
-    options: Mapping[str, Any],
-    model: Model | None,
-) -> list[ShownSlice]:
-    study = sidecar.studies[name]
-    labelled = target.folder.parent / str(block["data_identifier"])
-    found = []
-    for role in (role for role in hosts if role in study.stacks):
-        # Cine frames share their geometry: the first one shows it.
-        for case in study.stacks[role].cases[:1]:
-            folder = next((f for f in (target.folder, labelled) if (f / f"{case}.b2nd").is_file()), None)
-            if folder is not None:
-                data, _, _, properties = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
-                planes = preprocessed_planes(properties, data.shape[1:], target.plans["transpose_forward"])
-                cutting = [None if guest == role else study.guest(guest, options["guest_slice"]) for guest in guests]
-                locations = slice_locations(study.stacks[role].stack, role, options["location_axis"])
-                for index, plane in enumerate(planes):
-                    image = np.asarray(data[:, index], np.float32)
-                    lines = tuple(None if guest is None else intersection(plane, guest) for guest in cutting)
-                    location = None if locations is None else float(locations[first_slice(properties) + index])
-                    heat, predicted = (None, None) if model is None else model.predict(image)
-                    errors = _errors(heat, lines)
-                    found.append(
-                        ShownSlice(case, index, image[0], plane.spacing, lines, location, heat, predicted, errors)
-                    )
-    return found
+def line_offsets(inspected: Inspected) -> dict[str, tuple[float, ...]]:
+    """Study → the median distance in mm of each guest's predicted lines to the true ones, the worst study first.
+
+    Only slices that the true line crosses count; nan where nothing was found in any. Studies that are not preprocessed
+    are left out.
+    """
+    found = {}
+    for name in inspected.sidecar.studies:
+        if slices := inspected.slices(name):
+            found[name] = tuple(_median_offset(slices, guest) for guest in range(len(inspected.guests)))
+    return dict(sorted(found.items(), key=lambda item: max(filter(math.isfinite, item[1]), default=-1.0), reverse=True))
 
 
-def _errors(heat: np.ndarray | None, lines: Sequence[Line | None]) -> tuple[tuple[float, float], ...]:
+def _median_offset(slices: Sequence[ShownSlice], guest: int) -> float:
+    offsets = [item.errors[guest][1] for item in slices if item.crossed_by(guest)]
+    return float(np.median(seen)) if (seen := [offset for offset in offsets if math.isfinite(offset)]) else math.nan
+
+
+def _errors(
+    heat: np.ndarray | None, lines: Sequence[Line | None], spacing: tuple[float, float]
+) -> tuple[tuple[float, float], ...]:
     if heat is None:
         return tuple((np.nan, np.nan) for _ in lines)
     true = [(0.0, 0.0, 0.0) if line is None else (line.per_row, line.per_column, line.offset) for line in lines]
-    angle, offset = line_errors(torch.from_numpy(heat)[None], torch.tensor(true)[None])
+    angle, offset = line_errors(torch.from_numpy(heat)[None], torch.tensor(true)[None], spacing)
     return tuple(
         (np.nan, np.nan) if line is None else (float(a), float(o))
         for line, a, o in zip(lines, angle[0], offset[0], strict=True)

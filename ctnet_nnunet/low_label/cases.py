@@ -153,14 +153,22 @@ def refuse_shared_patients(pool: Sequence[str], test: Sequence[str], pattern: st
             )
 
 
-def refuse_studies(studies: Iterable[tuple[str, str]], hidden: Sequence[str], what: str) -> None:
-    """Raise DataError if a study of imaging planes (name, group) was cut out of a hidden case; ``what`` it is."""
+def refuse_studies(
+    studies: Iterable[tuple[str, str]], hidden: Sequence[str], pattern: str | None, what: str
+) -> None:
+    """Raise DataError if a study of imaging planes (name, group) is of a hidden case or, with ``pattern``, its patient.
+
+    A study's name and group may be the patient's own, or hold it as a case's name does. ``what`` the hidden cases are.
+    """
+    owners = {patient_of(case, pattern): case for case in hidden} | {case: case for case in hidden}
     for name, group in studies:
-        if both := {name, group} & set(hidden):
-            raise DataError(
-                f"planes.json: the study {name} is of the {what} {both.pop()}, and pretraining would see it; "
-                "convert the pool's volumes alone"
-            )
+        for text in filter(None, (name, group)):
+            fitting = re.search(pattern, text) if pattern is not None else None
+            if case := owners.get(text) or (owners.get(str(fitting[1])) if fitting else None):
+                raise DataError(
+                    f"planes.json: the study {name} is of the {what} {case}, or of its patient, and pretraining "
+                    "would see it; convert the pool's studies alone"
+                )
 
 
 def refuse_scans_among_unlabelled(

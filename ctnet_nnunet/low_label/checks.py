@@ -20,6 +20,7 @@ from ctnet_nnunet.low_label.experiment import Settings
 from ctnet_nnunet.low_label.plans import arm_plans, check_buildable, pretraining_plans
 from ctnet_nnunet.planes.sidecar import FILE_NAME as PLANES_FILE
 from ctnet_nnunet.planes.sidecar import read_sidecar
+from ctnet_nnunet.unlabeled.cases import training_files
 from ctnet_nnunet.unlabeled.dataset import unlabeled_identifiers
 from ctnet_nnunet.unlabeled.target import Target
 
@@ -39,16 +40,16 @@ def refuse_leaks(target: Target, settings: Settings, left_out: Sequence[str]) ->
     refuse_shared_patients(settings.pool, settings.test, settings.patient_pattern)
     sidecar = target.folder / PLANES_FILE
     if sidecar.is_file():
-        # A study that holds a labelled case is drawn from where that case is in the pool, and only there.
-        labelled = {*settings.pool, *settings.test, *left_out}
+        # A labelled case is drawn from where it is in the pool, and only there; what else a study holds, always.
+        labelled = {*settings.pool, *settings.test, *training_files(target.raw, target.dataset_json)}
         studies = read_sidecar(sidecar).studies.items()
         cut_out = [
             (name, study.group)
             for name, study in studies
-            if not labelled & {case for stack in study.stacks.values() for case in stack.cases}
+            if {case for stack in study.stacks.values() for case in stack.cases} - labelled
         ]
         for what, cases in hidden.items():
-            refuse_studies(cut_out, cases, what)
+            refuse_studies(cut_out, cases, settings.patient_pattern, what)
 
 
 def check_arms(

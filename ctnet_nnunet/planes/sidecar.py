@@ -156,9 +156,14 @@ def case_id(study: str, role: str, frame: int | None = None) -> str:
     for part, what in ((study, "study"), (role, "role")):
         if SEPARATOR in part or part.startswith("_") or part.endswith("_"):
             raise DataError(f"{what} {part!r}: {SEPARATOR} is reserved between study, role and frame; rename it")
+    require_role_name(role)
+    return SEPARATOR.join([study, role, *([] if frame is None else [f"f{frame:02d}"])])
+
+
+def require_role_name(role: str) -> None:
+    """Raise DataError for what cannot be a role's name."""
     if not _ROLE.fullmatch(role):
         raise DataError(f"role {role!r}: use letters, digits and - alone, as in SAX or 2CH")
-    return SEPARATOR.join([study, role, *([] if frame is None else [f"f{frame:02d}"])])
 
 
 def read_sidecar(file: Path) -> Sidecar:

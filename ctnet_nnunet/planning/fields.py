@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 
@@ -27,4 +28,6 @@ def fields_of(options: type[Any]) -> dict[str, Any]:
 
 
 def _strict(kind: Any) -> Any:
+    if get_origin(kind) in (Union, UnionType):
+        return Union[tuple(_strict(item) for item in get_args(kind))]  # noqa: UP007 - built from a tuple
     return Annotated[kind, Field(strict=True)] if kind in (bool, int, float) else kind

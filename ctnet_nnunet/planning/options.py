@@ -7,7 +7,8 @@ in top-level ``plans/``. Unknown and ill-typed keys are refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from typing import Any, Literal
@@ -31,6 +32,7 @@ SCHEDULES: tuple[Mode, ...] = (*PRETRAINING_MODES, "cmft", "cmff")
 """Modes with a table of schedule keys of their own in the block."""
 TABLES = ("semi_supervised", "cross_modality")
 """Tables that merge key by key and have no schedule's keys shared with them."""
+_TYPE = re.compile(r"literal\[.*\]|int|float|bool|str")
 
 
 class Schedule(BaseModel):
@@ -220,8 +222,15 @@ def read_options(block: Mapping[str, Any] | None, where: str = "plan") -> _Base:
 
 def _ill_typed(error: ValidationError, where: str, prefix: str = "") -> PlanError:
     first = error.errors()[0]
-    key = prefix + ".".join(str(part) for part in first["loc"])
-    return PlanError(f"{where}: ctnet option {key}={first['input']!r}: {first['msg'].lower()}")
+    key = _key_of(first["loc"])
+    # A value of several possible types has an error for each of them.
+    said = " or ".join(dict.fromkeys(item["msg"].lower() for item in error.errors() if _key_of(item["loc"]) == key))
+    return PlanError(f"{where}: ctnet option {prefix}{key}={first['input']!r}: {said}")
+
+
+def _key_of(place: Sequence[int | str]) -> str:
+    """An error's place as an option's name, without the type that pydantic tried."""
+    return ".".join(str(part) for part in place if not _TYPE.fullmatch(str(part)))
 
 
 def _check_task_options(options: _Base, where: str) -> None:

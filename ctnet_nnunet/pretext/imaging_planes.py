@@ -64,6 +64,9 @@ class ImagingPlanesOptions:
             raise ValueError(f"planes_sigma_mm: {self.planes_sigma_mm} is not positive")
         if self.planes_hosts == () or self.planes_guests == ():
             raise ValueError("planes_hosts, planes_guests: name at least one role, or null for what planes.json says")
+        chosen = self.planes_guest_slice
+        if chosen not in (None, "middle") and (not isinstance(chosen, int) or isinstance(chosen, bool) or chosen < 0):
+            raise ValueError(f"planes_guest_slice: {chosen!r} is neither middle nor an index from 0 on")
         if not 0 <= self.planes_dropout < 1:
             raise ValueError(f"planes_dropout: {self.planes_dropout} is not in 0 <= dropout < 1")
 
@@ -82,6 +85,7 @@ class ImagingPlanes(PretextTask):
                 "ctnet option pretext: imaging_planes looks at single slices; use a 2d configuration (-c 2d)"
             )
         self.options = options
+        self.spacing = (context.spacing[0], context.spacing[1])
         channels: list[int] = network.encoder.output_channels  # type: ignore[union-attr, assignment]
         guests = len(options.planes_guests or DEFAULT_GUESTS)
         self.heatmaps = nn.Conv2d(channels[0], guests, 1) if options.planes_lines else None
@@ -109,7 +113,7 @@ class ImagingPlanes(PretextTask):
             heat = self.heatmaps(decoder_features(network, skips)[-1]).float()
             loss = heatmap_loss(heat, batch["heat"].float(), batch["heat_valid"], whole_count(batch, 0))
             total = total + self.options.planes_lines * loss
-            outputs |= {"lines": loss.detach(), **line_metrics(heat.detach(), batch)}
+            outputs |= {"lines": loss.detach(), **line_metrics(heat.detach(), batch, self.spacing)}
         if self.location is not None:
             location = self.location(skips[-1]).float()
             target, valid = batch["location"].float(), batch["location_valid"]
@@ -160,7 +164,7 @@ def location_loss(predicted: Tensor, target: Tensor, valid: Tensor, count: Tenso
     return error.sum() / (valid.sum().clamp(min=1) if count is None else count)
 
 
-def line_metrics(heat: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def line_metrics(heat: Tensor, batch: Mapping[str, Tensor], spacing: tuple[float, float]) -> dict[str, Tensor]:
     """``overlap`` of predicted and true heat (1 is perfect) and, where ``line`` is given, how far the lines are off.
 
     ``angle_deg`` and ``offset_mm`` are means over the valid lines of which something was found, nan without any;
@@ -172,7 +176,7 @@ def line_metrics(heat: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]
     either = torch.maximum(clipped, target).sum((2, 3)).clamp(min=1e-6)
     metrics = {"overlap": _mean(both / either, valid)}
     if "line" in batch:
-        angle, offset = line_errors(heat, batch["line"].float())
+        angle, offset = line_errors(heat, batch["line"].float(), spacing)
         seen = valid & angle.isfinite()
         metrics |= {
             "angle_deg": _mean(angle, seen),
@@ -182,15 +186,16 @@ def line_metrics(heat: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]
     return metrics
 
 
-def line_errors(heat: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
+def line_errors(heat: Tensor, line: Tensor, spacing: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """How far predicted lines lie from the true ones.
 
-    A line is fitted to the pixels of heat above ½, weighted by it: through their centroid along their principal axis.
+    A line is fitted to the pixels of heat above ½, weighted by it: through their centroid along their principal axis,
+    in mm.
 
     Args:
         heat: Predicted (B, G, H, W).
-        line: True lines (B, G, 3): mm per row, mm per column, offset in mm, as in planes.geometry.Line. The ratio of
-            the first two is that of mm, so the slice's pixels must be square, as preprocessed ones are.
+        line: True lines (B, G, 3): mm per row, mm per column, offset in mm, as in planes.geometry.Line.
+        spacing: Distance of rows and of columns, mm.
 
     Returns:
         The angle between the lines in degrees, 0..90, and the centroid's distance to the true line in mm, both (B, G);
@@ -198,14 +203,15 @@ def line_errors(heat: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:
     """
     weight = torch.where(heat > FOUND, heat, 0.0).double()
     total = weight.sum((2, 3))
-    rows = torch.arange(heat.shape[2], device=heat.device, dtype=torch.float64)[:, None]
-    columns = torch.arange(heat.shape[3], device=heat.device, dtype=torch.float64)
+    rows = spacing[0] * torch.arange(heat.shape[2], device=heat.device, dtype=torch.float64)[:, None]
+    columns = spacing[1] * torch.arange(heat.shape[3], device=heat.device, dtype=torch.float64)
     row, column = ((weight * axis).sum((2, 3)) / total for axis in (rows, columns))
     away = (rows - row[..., None, None], columns - column[..., None, None])
     rr, cc, rc = ((weight * a * b).sum((2, 3)) / total for a, b in (away[:1] * 2, away[1:] * 2, away))
     # The principal axis of a 2 × 2 covariance, as an angle from the column axis.
     found = 0.5 * torch.atan2(2 * rc, cc - rr)
-    per_row, per_column, offset = line.double().unbind(-1)
+    scale = torch.tensor([*spacing, 1.0], dtype=torch.float64, device=line.device)
+    per_row, per_column, offset = (line.double() / scale).unbind(-1)
     true = torch.atan2(per_column, -per_row)
     difference = (found - true).remainder(math.pi)
     angle = torch.rad2deg(torch.minimum(difference, math.pi - difference))

@@ -10,7 +10,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from ctnet_nnunet.errors import DataError, PlanError
+from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
 from ctnet_nnunet.planes.sidecar import FILE_NAME, Sidecar, read_sidecar
 from ctnet_nnunet.planning.options import Mode
 from ctnet_nnunet.pretext.base import PretextContext
@@ -92,7 +92,7 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
         self.hosts: dict[str, Host] = {host.case: host for host in hosts}
         if options["planes_lines"] > 0:
             sidecar.require_roles(settings.guests, "guest", where)
-            self._check_lines(hosts, where)
+            self._check_lines(hosts, sidecar, where)
         elif not any(host.locations for host in hosts):
             raise DataError(f"{where}: every host is a single slice, which has no location; choose other planes_hosts")
         train, watched = split_by_group(hosts, self.schedule.seed)
@@ -107,18 +107,29 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
             )
         return read_sidecar(folder / FILE_NAME)
 
-    def _check_lines(self, hosts: list[Host], where: str) -> None:
+    def _check_lines(self, hosts: list[Host], sidecar: Sidecar, where: str) -> None:
         """Say how many cases have each line; refuse a guest that cuts no host."""
         counts = count_lines(hosts, self.plane_settings.guests)
         for role, (there, cut) in counts.items():
             self.print_to_log_file(f"guest {role}: in the studies of {there} of {len(hosts)} cases, cuts {cut}")
         for role, (there, cut) in counts.items():
             if not cut:
-                why = "is parallel to the hosts of every study" if there else "is in no study that has a host"
+                why = "is parallel to the hosts of every study" if there else self._why_absent(hosts, sidecar, role)
                 raise DataError(
                     f"{where}: guest {role!r} {why}, so there is no line; choose other planes_guests, or "
                     "train the location alone: ctnet plan … --set planes_lines=0"
                 )
+
+    def _why_absent(self, hosts: list[Host], sidecar: Sidecar, role: str) -> str:
+        """Why no host has a plane of a guest: no such view beside it, or none with the slice that was asked for."""
+        seen = {host.case for host in hosts}
+        studies = {study for case, study, own in sidecar.cases() if case in seen and own != role}
+        stacks = [sidecar.studies[study].stacks.get(role) for study in studies]
+        counts = [stack.shape[0] for stack in stacks if stack is not None]
+        if not counts:
+            return "is in no study that has a host"
+        chosen = self.plane_settings.guest_slice
+        return f"has {max(counts)} slices at most and none of index {chosen} (planes_guest_slice)"
 
     def _say(self, hosts: list[Host], train: list[str], watched: list[str]) -> None:
         groups = len({host.group for host in hosts})
@@ -160,6 +171,18 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
         """Also the settings that the heads were trained for, so that a checkpoint explains its channels."""
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in self.plane_settings.options().items()}
         return {**super().extra_state(), "planes": settings}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Also refuses a checkpoint whose heads learned something else, in channels of the same number."""
+        now = self.extra_state()["planes"]
+        for name in ("planes_guests", "planes_sigma_mm", "planes_guest_slice", "planes_location_axis"):
+            before = state["planes"][name]
+            if before != now[name]:
+                raise CheckpointError(
+                    f"the checkpoint was trained with {name} {before}, {FILE_NAME} or the plan now says {now[name]}; "
+                    "put it back, or train anew without --c"
+                )
+        super().load_extra_state(state)
 
     def _preprocessing(self) -> str:
         number, plans = int(self.plans_manager.dataset_name[7:10]), self.plans_manager.plans_name

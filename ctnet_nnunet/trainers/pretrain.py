@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -237,7 +238,8 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         self.print_to_log_file("watched", _readable(self.validation_metrics))
         loss = self.validation_metrics["loss"]
         # Stock keeps the checkpoint with the best mean_fg_dice; here accuracy, Dice or a falling loss is better.
-        better = [self.validation_metrics[name] for name in HIGHER_IS_BETTER if name in self.validation_metrics]
+        # What the watched scans do not have (a line) is nan: nothing is better than it, so it must not be kept.
+        better = [x for name in HIGHER_IS_BETTER if math.isfinite(x := self.validation_metrics.get(name, math.nan))]
         surrogate = better[0] if better else 1 / (1 + max(loss, 0.0))
         self.logger.log("mean_fg_dice", surrogate, self.current_epoch)
         self.logger.log("dice_per_class_or_region", [surrogate], self.current_epoch)

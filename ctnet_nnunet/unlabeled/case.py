@@ -20,10 +20,14 @@ from ctnet_nnunet.unlabeled.target import Target
 
 @dataclass(frozen=True)
 class Job:
-    """One case to preprocess; ``files`` holds its channels in order."""
+    """One case to preprocess; ``files`` holds its channels in order.
+
+    ``one_slice``: planes.json says that it is a single slice, in whatever dataset.
+    """
 
     case: str
     files: tuple[Path, ...]
+    one_slice: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class CaseWorker:
         return Outcome(job.case, "done")
 
     def _preprocess(self, job: Job, locked: bool) -> None:
-        check_headers(job.files, self.target, self.max_voxels)
+        check_headers(job.files, self.target, self.max_voxels, job.one_slice)
         inputs = [describe_input(file) for file in job.files]
         with partial_folder(self.target.folder, job.case, locked) as partial:
             preprocess_files(job, self.target, partial, self.max_voxels)
@@ -76,8 +80,10 @@ class CaseWorker:
             commit(partial, self.target.folder, job.case)
 
 
-def check_headers(files: tuple[Path, ...], target: Target, max_voxels: int) -> None:
+def check_headers(files: tuple[Path, ...], target: Target, max_voxels: int, one_slice: bool = False) -> None:
     """Check every channel's header, then its bytes, against each other and the plans.
+
+    ``one_slice``: a single slice is what is wanted.
 
     Raises:
         DataError: a broken file, channels on different grids, a 2D scan in a 3D dataset or the reverse.
@@ -88,7 +94,7 @@ def check_headers(files: tuple[Path, ...], target: Target, max_voxels: int) -> N
             raise DataError(f"{file.name} lies on another grid than {files[0].name}; resample one onto the other")
     flat_plan = int(target.plans["original_median_shape_after_transp"][0]) == 1
     flat_scan = len(headers[0].size) == 2 or 1 in headers[0].size
-    if flat_plan != flat_scan:
+    if flat_plan != flat_scan and not one_slice:
         shape = " x ".join(map(str, headers[0].size))
         raise DataError(f"is {shape} voxels, the dataset's scans are {'2D' if flat_plan else '3D'}; remove it")
     for file in files:

@@ -16,8 +16,9 @@ from ctnet_nnunet.planes.sidecar import (
     read_sidecar,
     write_sidecar,
 )
+from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.unlabeled.cases import Listing, training_files
-from ctnet_nnunet.unlabeled.target import Target
+from ctnet_nnunet.unlabeled.target import Target, configuration_block
 
 READER = "SimpleITKIO"
 
@@ -48,13 +49,20 @@ def is_of_labelled_cases(sidecar: Sidecar, target: Target) -> bool:
     return all(case in labelled for case, _, _ in sidecar.cases())
 
 
+def single_slices(sidecar: Sidecar) -> set[str]:
+    """The cases that are one slice."""
+    return {case for case, study, role in sidecar.cases() if sidecar.studies[study].stacks[role].shape[0] == 1}
+
+
 def check_planes(sidecar: Sidecar, target: Target, found: Listing) -> list[str]:
     """Move what disagrees with planes.json from the listing's cases to its refusals; returns what is to be said.
 
-    Images of one slice are left out: as guests their planes are enough, and no scan of the dataset is like them.
+    Images of one slice are left out, since as guests their planes are enough; but hosts stay in a 2d configuration.
     """
     stacks = {case: sidecar.studies[study].stacks[role] for case, study, role in sidecar.cases()}
-    single = [case for case in found.cases if case in stacks and stacks[case].shape[0] == 1]
+    hosts = _hosts(sidecar, target)
+    others = {case for case, _, role in sidecar.cases() if role not in hosts} & single_slices(sidecar)
+    single = [case for case in found.cases if case in others]
     for case in single:
         del found.cases[case]
     for case, files in list(found.cases.items()):
@@ -70,6 +78,16 @@ def check_planes(sidecar: Sidecar, target: Target, found: Listing) -> list[str]:
     if absent := [case for case in stacks if case not in known]:
         notes.append(f"{FILE_NAME} names {len(absent)} cases in neither imagesUn nor imagesTr, {absent[0]} for one")
     return notes
+
+
+def _hosts(sidecar: Sidecar, target: Target) -> set[str]:
+    """Roles that planes.json or the plans have as hosts; none in a 3d configuration, which has none."""
+    name = str(target.plans["plans_name"])
+    block = configuration_block(target.plans, target.configuration, name)
+    if len(block["patch_size"]) != 2:
+        return set()
+    options = read_options(block.get("ctnet"), f"plans {name}")
+    return {*sidecar.hosts, *sidecar.settings(options.model_dump())["hosts"]}
 
 
 def keep_planes(target: Target, sidecar: Sidecar | None) -> None:

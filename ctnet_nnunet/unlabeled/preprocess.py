@@ -13,7 +13,7 @@ from ctnet_nnunet.planes.sidecar import Sidecar
 from ctnet_nnunet.unlabeled.case import CaseWorker, Job, Outcome
 from ctnet_nnunet.unlabeled.cases import Listing, find_cases
 from ctnet_nnunet.unlabeled.commit import case_lock, sweep
-from ctnet_nnunet.unlabeled.planes import check_planes, is_of_labelled_cases, keep_planes, planes_of
+from ctnet_nnunet.unlabeled.planes import check_planes, is_of_labelled_cases, keep_planes, planes_of, single_slices
 from ctnet_nnunet.unlabeled.records import is_current, remove_case, stored_cases
 from ctnet_nnunet.unlabeled.target import Target, locate
 from ctnet_nnunet.workers import Death, run_jobs
@@ -86,12 +86,13 @@ def preprocess_unlabeled(
 
     for name, reason in listing.found.refused.items():
         count(Outcome(name, "failed", reason))
+    single = set() if sidecar is None else single_slices(sidecar)
     jobs = []
     for case, files in listing.found.cases.items():
         if not force and _is_current(target, case, files):
             count(Outcome(case, "unchanged"))
         else:
-            jobs.append(Job(case, tuple(files)))
+            jobs.append(Job(case, tuple(files), case in single))
     for job, result in run_jobs(CaseWorker(target, force, max_voxels), jobs, _processes(processes, len(jobs))):
         count(_bury(target, job, result) if isinstance(result, Death) else result)
     sweep(target.folder)

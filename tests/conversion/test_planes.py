@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +27,8 @@ from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.planes.geometry import disagreement, intersection, plane_from_dicom, planes_of_grid
 from ctnet_nnunet.planes.sidecar import read_sidecar
 from tests.conversion.fake_dicom import write_enhanced, write_series
+from tests.conversion.plane_studies import ROLES, request, stack, views, write_dicom
 from tests.planes.oblique import rotation
-
-ROLES = ("sax=SAX", "2ch=2CH", "4ch=4CH")
-
-
-def stack(rng: np.random.Generator, size: tuple[int, int, int], axes: np.ndarray) -> sitk.Image:
-    """An oblique stack of anisotropic pixels with values far above 255."""
-    image = sitk.GetImageFromArray(rng.integers(0, 3000, size[::-1]).astype(np.int16))
-    image.SetSpacing((1.1, 1.7, 8.0))
-    image.SetOrigin(rng.uniform(-90, 90, 3).tolist())
-    image.SetDirection(axes.ravel().tolist())
-    return image
-
-
-def views(seed: int = 0) -> dict[str, sitk.Image]:
-    """Three views of one patient that cut each other at right angles."""
-    rng = np.random.default_rng(seed)
-    axes = rotation(rng)
-    turned = {"sax": axes, "2ch": axes[:, [1, 2, 0]], "4ch": axes[:, [2, 0, 1]]}
-    sizes = {"sax": (12, 10, 5), "2ch": (11, 9, 1), "4ch": (9, 12, 1)}
-    return {name: stack(rng, sizes[name], turned[name]) for name in turned}
-
-
-def write_dicom(folder: Path, images: dict[str, sitk.Image], **tags: Any) -> None:
-    for number, (name, image) in enumerate(images.items()):
-        write_series(image, folder / name, number, SeriesDescription=name, FrameOfReferenceUID="1.2.3", **tags)
-
-
-def request(out: Path, **changes: Any) -> PlanesRequest:
-    return replace(PlanesRequest(out / "Dataset501_Heart", Roles(), ROLES), **changes)
 
 
 def test_dicom_the_written_image_and_planes_json_agree(tmp_path: Path) -> None:
@@ -313,7 +285,7 @@ class TestReslice:
         sitk.WriteImage(made, str(tmp_path / "v1_0000.nii.gz"))
         return tmp_path / "v1_0000.nii.gz"
 
-    @pytest.mark.parametrize("scheme", ["cardiac", "head"])
+    @pytest.mark.parametrize("scheme", ["cardiac", "head", "orthogonal"])
     def test_every_pixel_shows_the_volume_at_its_place(self, scheme: str, tmp_path: Path) -> None:
         (study,) = reslice_volume("v1", self.volume(tmp_path), Reslicing(scheme, seed=4), 0, 10**6)
         for item in study.stacks:
@@ -327,6 +299,35 @@ class TestReslice:
         for guest in study.stacks[1:]:
             line = intersection(host.planes[len(host.planes) // 2], guest.planes[0])
             assert line is not None and line.passes(host.shape[1:], 2.0)
+
+    def test_orthogonal_guests_lie_along_the_patient_s_axes_through_the_volume_s_centre(self, tmp_path: Path) -> None:
+        (study,) = reslice_volume("v1", self.volume(tmp_path), Reslicing("orthogonal"), 0, 10**6)
+        host, coronal, sagittal = study.stacks
+        assert [item.role for item in study.stacks] == ["AX", "COR", "SAG"]
+        assert np.allclose(np.abs(coronal.planes[0].normal), [0, 1, 0], atol=1e-12)
+        assert np.allclose(np.abs(sagittal.planes[0].normal), [1, 0, 0], atol=1e-12)
+        # The centre of 48 × 44 × 40 voxels of 1 mm from (12, -31, 5), the first two axes against the patient's.
+        assert coronal.planes[0].position[1] == pytest.approx(-31 - 21.5)
+        assert sagittal.planes[0].position[0] == pytest.approx(12 - 23.5)
+        assert len(host.planes) > 1 and 0.9 < abs(host.planes[0].normal[2]) < 1, "the host alone is tilted"
+
+    def test_a_shipped_hippocampus_volume(self, tmp_path: Path) -> None:
+        folder = files("ctnet_nnunet.demo") / "data" / "images"
+        with as_file(folder) as images:
+            file = min(images.glob("*.nii.gz"))
+            how = Reslicing("head", gap=3.0)
+            report = reslice_studies(file, how, PlanesRequest(tmp_path / "Dataset505_Hippocampus", Roles()))
+            assert report.exit_status == 0, report.refused
+            volume = sitk.DICOMOrient(sitk.Cast(sitk.ReadImage(str(file)), sitk.sitkFloat32), "RAS")
+        ((name, study),) = read_sidecar(report.dataset / "planes.json").studies.items()
+        image = sitk.ReadImage(str(report.dataset / "imagesUn" / f"{name}__AX_0000.nii.gz"))
+        host = study.stacks["AX"].stack
+        index = (3, 2, len(host) // 2)
+        place = host[index[2]].points(float(index[1]), float(index[0]))
+        shown = sitk.Resample(volume, image[index[0] : index[0] + 1, index[1] : index[1] + 1, index[2] : index[2] + 1])
+        assert np.allclose(image.TransformIndexToPhysicalPoint(index), place, atol=1e-3)
+        assert image.GetPixel(index) == pytest.approx(shown.GetPixel(0, 0, 0), abs=0.5)
+        assert all(intersection(host[index[2]], study.stacks[role].stack[0]) is not None for role in ("COR", "SAG"))
 
     def test_hosts_are_tilted_at_random_and_guests_are_not(self, tmp_path: Path) -> None:
         file = self.volume(tmp_path)

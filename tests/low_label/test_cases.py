@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ctnet_nnunet.errors import DataError, SetupError
@@ -15,6 +17,9 @@ from ctnet_nnunet.low_label.cases import (
     refuse_studies,
     split_cases,
 )
+from ctnet_nnunet.low_label.checks import refuse_leaks
+from ctnet_nnunet.planes.geometry import planes_of_grid
+from ctnet_nnunet.planes.sidecar import Sidecar, SlicePlane, Stack, Study, write_sidecar
 
 KNOWN = [f"case_{number:02d}" for number in range(20)]
 
@@ -136,9 +141,42 @@ def test_a_patient_on_both_sides_and_a_study_of_a_test_case_are_refused() -> Non
         refuse_shared_patients(["p0_ed", "p1_ed"], ["p1_es"], PATTERN)
     refuse_shared_patients(["p1_ed"], ["p1_es"], None)
     with pytest.raises(DataError, match="study p1_es-r0 is of the test case p1_es"):
-        refuse_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"], "test case")
+        refuse_studies([("p0_ed-r0", "p0_ed"), ("p1_es-r0", "p1_es")], ["p1_es"], None, "test case")
     with pytest.raises(DataError, match="study x is of the left-out case p1_es"):
-        refuse_studies([("x", "p1_es")], ["p1_es"], "left-out case")
+        refuse_studies([("x", "p1_es")], ["p1_es"], None, "left-out case")
+
+
+@pytest.mark.parametrize("study", [("p1", ""), ("S7", "p1"), ("p1_ed-r0", ""), ("S7", "p1_ed")])
+def test_a_study_of_a_test_case_s_patient_is_refused(study: tuple[str, str]) -> None:
+    """Under the patient's name, or that of another case of the patient."""
+    others = [("p0", ""), ("S8", "p2_ed"), ("unlike", "any")]
+    refuse_studies(others, ["p1_es"], PATTERN, "test case")
+    with pytest.raises(DataError, match=f"study {study[0]} is of the test case p1_es, or of its patient"):
+        refuse_studies([*others, study], ["p1_es"], r"(p\d+)", "test case")
+
+
+def test_labelled_cases_that_are_left_out_are_no_leak(tmp_path: Path) -> None:
+    """They are in no training; a study with an image of its own is drawn from whatever the folds say."""
+    grid = planes_of_grid((6, 5, 2), (1.0, 1.5, 4.0), (3.0, -2.0, 7.0), np.eye(3).ravel())
+    planes = tuple(map(SlicePlane.of, grid))
+
+    def study(*cases: str) -> Study:
+        return Study(
+            frame_of_reference="", group="p1", stacks={"SAX": Stack(cases=cases, shape=(2, 5, 6), planes=planes)}
+        )
+
+    (tmp_path / "imagesTr").mkdir()
+    for case in PHASES:
+        (tmp_path / "imagesTr" / f"{case}_0000.nii.gz").touch()
+    target = SimpleNamespace(
+        raw=tmp_path, folder=tmp_path, images_un=tmp_path / "no", channels=1, file_ending=".nii.gz", dataset_json={}
+    )
+    settings = SimpleNamespace(pool=("p0_ed", "p2_ed"), test=("p1_es",), patient_pattern=PATTERN)
+    write_sidecar(Sidecar(studies={"p1_ed": study("p1_ed")}), tmp_path / "planes.json")
+    refuse_leaks(target, settings, ())
+    write_sidecar(Sidecar(studies={"p1_ed": study("p1_ed", "p1_ed__SAX__f01")}), tmp_path / "planes.json")
+    with pytest.raises(DataError, match="of its patient"):
+        refuse_leaks(target, settings, ())
 
 
 @pytest.mark.parametrize(("pattern", "words"), [("(", "regular expression"), ("p", "brackets"), ("(q)", "brackets")])

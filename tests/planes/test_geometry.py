@@ -136,6 +136,11 @@ def test_locations_are_by_real_position_whatever_the_order_the_normal_or_the_pat
     assert np.allclose(slice_locations(turned, "SAX"), found), "the vendor's IOP must not decide the ends"
     shifted = [moved(item, np.eye(3), np.array([30.0, -90, 4])) for item in stack]
     assert np.allclose(slice_locations(shifted, "SAX"), found)
+    turn = rotation(np.random.default_rng(seed + 50))
+    lain = slice_locations([moved(item, turn, np.array([5.0, 6.0, 7.0])) for item in stack], "SAX")
+    assert np.allclose(lain, found) or np.allclose(lain, 1 - found), "an end is named by the patient's axes"
+    along = location_direction(stack[0].normal, "SAX")
+    assert np.allclose(lain, found) == (location_direction(turn @ stack[0].normal, "SAX") @ turn @ along > 0)
     assert slice_locations(stack[:1], "SAX") is None
     assert slice_locations([stack[0], stack[0]], "SAX") is None
 

@@ -154,6 +154,16 @@ def test_an_ill_typed_value_is_refused_by_name(block: dict[str, Any], key: str) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [-1, -9, True, "3", 2.0, "last", [1]])
+def test_a_guest_s_slice_is_middle_or_an_index(value: Any) -> None:
+    """As planes.json has it; nothing is read as another number."""
+    with pytest.raises(PlanError, match=r"ctnet option planes_guest_slice[=:]") as caught:
+        read_options({"planes_guest_slice": value})
+    assert "literal[" not in str(caught.value) and repr(value) in str(caught.value)
+    for good in (0, 3, "middle", None):
+        assert read_options({"planes_guest_slice": good}).planes_guest_slice == good
+
+
 @pytest.mark.parametrize("block", ["m", 3, ["epochs"]])
 def test_a_block_that_is_no_table_is_refused(block: Any) -> None:
     with pytest.raises(PlanError, match="not a table of keys"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ RESIDUAL_2D = Plan("2d residual", (32, 32), halvings(2, 2), 2, (8, 8), residual=
 SIGMA = 4.0
 
 
-def line_at(angle: float, row: float, column: float) -> Line:
-    """A line through (row, column) whose direction makes ``angle`` degrees with the columns' axis; pixels of 1 mm."""
+def line_at(angle: float, row: float, column: float, spacing: tuple[float, float] = (1.0, 1.0)) -> Line:
+    """A line through pixel (row, column) whose direction makes ``angle`` degrees in mm with the columns' axis."""
     radians = math.radians(angle)
-    per_row, per_column = math.cos(radians), -math.sin(radians)
+    per_row, per_column = math.cos(radians) * spacing[0], -math.sin(radians) * spacing[1]
     return Line(per_row, per_column, -(per_row * row + per_column * column))
 
 
@@ -87,12 +88,34 @@ def test_a_perfect_heatmap_has_no_angle_and_no_offset_and_a_turned_one_has_its_o
     true, off = line_at(angle, 20, 20), line_at(angle + 10, 23, 20)
     heat = torch.tensor(np.stack([line.heatmap((41, 41), 2.0) for line in (true, off)]))[None]
     lines = torch.tensor([[[true.per_row, true.per_column, true.offset]] * 2])
-    angles, offsets = line_errors(heat, lines)
+    angles, offsets = line_errors(heat, lines, (1.0, 1.0))
     assert angles[0, 0] < 0.6 and offsets[0, 0] < 0.05
     assert angles[0, 1] == pytest.approx(10, abs=0.8)
     # The centroid of a line cut off by the image lies on it, at up to a few pixels from (23, 20).
     assert offsets[0, 1] == pytest.approx(3 * abs(math.cos(math.radians(angle))), abs=0.8)
-    assert torch.isnan(line_errors(torch.zeros(1, 1, 8, 8), lines[:, :1])[0]).all()
+    assert torch.isnan(line_errors(torch.zeros(1, 1, 8, 8), lines[:, :1], (1.0, 1.0))[0]).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 30.0, 45.0, 60.0, 90.0, 133.0])
+def test_ten_degrees_are_ten_degrees_whatever_the_pixels_shape(angle: float) -> None:
+    """In mm: in pixels of 1 × 2 mm, 10° would be 5° or 20° by the line's direction."""
+    spacing = (1.0, 2.0)
+    true, off = line_at(angle, 40, 20, spacing), line_at(angle + 10, 43, 20, spacing)
+    heat = torch.tensor(np.stack([line.heatmap((81, 41), 3.0) for line in (true, off)]))[None]
+    batch = {
+        "heat": heat,
+        "heat_valid": torch.tensor([[False, True]]),
+        "line": torch.tensor([[[true.per_row, true.per_column, true.offset]] * 2]),
+    }
+    angles, offsets = line_errors(heat, batch["line"], spacing)
+    assert angles[0, 0] < 0.6 and offsets[0, 0] < 0.05
+    assert angles[0, 1] == pytest.approx(10, abs=0.8)
+    assert offsets[0, 1] == pytest.approx(3 * abs(math.cos(math.radians(angle))), abs=0.8)
+    network = network_of(FLAT)
+    task = ImagingPlanes(network, context_of(FLAT, spacing=spacing), ImagingPlanesOptions())
+    with mock.patch("ctnet_nnunet.pretext.imaging_planes.line_errors", side_effect=line_errors) as called:
+        task(network, batch_of(TWO))
+    assert called.call_args.args[2] == spacing, "the plan's own pixels"
 
 
 def test_a_channel_that_no_study_knows_gets_no_gradient() -> None:
@@ -168,6 +191,9 @@ def test_it_draws_nothing_and_hands_the_view_on() -> None:
         ({"planes_sigma_mm": 0.0}, "not positive"),
         ({"planes_guests": ()}, "at least one role"),
         ({"planes_dropout": 1.0}, "dropout < 1"),
+        ({"planes_guest_slice": -1}, "index from 0"),
+        ({"planes_guest_slice": True}, "index from 0"),
+        ({"planes_guest_slice": 2.0}, "index from 0"),
     ],
 )
 def test_options_out_of_range(options: dict[str, object], words: str) -> None:

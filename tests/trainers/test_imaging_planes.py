@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -18,12 +19,14 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from typer.testing import CliRunner
 
+from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.checkpoints import read_checkpoint
 from ctnet_nnunet.cli.main import app
 from ctnet_nnunet.conversion.planes.convert import PlanesRequest, describe_labelled, reslice_studies
 from ctnet_nnunet.conversion.planes.reslice import Reslicing
 from ctnet_nnunet.conversion.planes.write import Roles
-from ctnet_nnunet.errors import DataError
+from ctnet_nnunet.errors import CheckpointError, DataError, PlanError
+from ctnet_nnunet.inspection.planes import line_offsets, open_dataset
 from ctnet_nnunet.planes.sidecar import Sidecar, read_sidecar, write_sidecar
 from ctnet_nnunet.planning.changes import parse_assignments
 from ctnet_nnunet.planning.write import write_plan
@@ -32,6 +35,7 @@ from ctnet_nnunet.trainers.planes_data import (
     Host,
     PlaneSettings,
     PlanesLoader,
+    _inside,
     count_lines,
     find_hosts,
     heatmaps,
@@ -40,6 +44,7 @@ from ctnet_nnunet.trainers.planes_data import (
 from ctnet_nnunet.trainers.pretrain import nnUNetTrainerCTNetPretrain
 from ctnet_nnunet.trainers.stock_hooks import checked
 from ctnet_nnunet.trainers.volf import nnUNetTrainerVolF
+from ctnet_nnunet.unlabeled.dataset import PooledDataset
 from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
 from tests.conftest import NnunetEnv
 from tests.end_to_end.tiny import settings
@@ -166,10 +171,95 @@ class TestTraining:
         count = sidecar_of(trained_raw(trained)).studies["v1-r0"].stacks["AX"].shape[0]
         assert text.count("<tr><td>v1-r0__AX</td>") == count and "data:image/png" in text
         done = CliRunner().invoke(app, [*words[:6], "-o", str(tmp_path / "a.png")], catch_exceptions=False)
-        assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+        assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG" and "median" not in done.output
         for more, expected in ((["--study", "no"], "no study 'no'"), (["-c", "3d"], "no configuration")):
             with pytest.raises(Exception, match=expected):
                 CliRunner().invoke(app, [*words[:6], *more, "-o", "a.png"], catch_exceptions=False)
+
+    def test_inspection_lists_how_far_lines_are_off_in_every_study(
+        self, trained: nnUNetTrainer, dataset: Path, tmp_path: Path
+    ) -> None:
+        file = Path(trained.output_folder) / "checkpoint_final.pth"
+        words = ["inspect", "planes", "-d", str(NUMBER), "-p", "CTNetPlans", "--checkpoint", str(file)]
+        done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "a.png")], catch_exceptions=False)
+        _, listed = done.output.split("median distance")
+        # Of the labelled cases, which have no other views, too: their lines are not known.
+        assert sorted(line.split(":")[0].strip() for line in listed.splitlines()[1:]) == sorted(
+            sidecar_of(dataset).studies
+        )
+        assert "tr_000: COR nan, SAG nan" in listed
+        shifted = perfect_model(dataset, "v0-r0", 2.0)
+        offsets = line_offsets(replace(open_dataset(str(NUMBER), "2d", "CTNetPlans", None), model=shifted))
+        assert next(iter(offsets)) == "v0-r0", "the worst first; in the others nothing is found"
+        assert offsets["v0-r0"] == pytest.approx((2.0, 2.0), abs=0.3)
+
+    def test_inspection_refuses_what_it_cannot_look_at(
+        self, trained: nnUNetTrainer, dataset: Path, tmp_path: Path
+    ) -> None:
+        file = Path(trained.output_folder) / "checkpoint_final.pth"
+        content = read_checkpoint(file)
+        foreign, unfitting = tmp_path / "foreign.pth", tmp_path / "unfitting.pth"
+        torch.save({**content, "ctnet": {}}, foreign)
+        weights = dict(content["network_weights"])
+        weights.pop(next(iter(weights)))
+        torch.save({**content, "network_weights": weights}, unfitting)
+        for checkpoint, words in ((foreign, "not written by nnUNetTrainerImagingPlanes"), (unfitting, "does not fit")):
+            with pytest.raises(CheckpointError, match=words):
+                open_dataset(str(NUMBER), "2d", "CTNetPlans", checkpoint)
+        plans_file = preprocessed(dataset) / "CTNetPlans.json"
+        plans = json.loads(before := plans_file.read_text())
+        try:
+            plans_file.write_text(json.dumps({**plans, "transpose_forward": [1, 0, 2]}))
+            with pytest.raises(PlanError, match="another axis"):
+                open_dataset(str(NUMBER), "2d", "CTNetPlans", None)
+            plans["configurations"]["2d"]["patch_size"] = [8, 8, 8]
+            plans_file.write_text(json.dumps(plans))
+            with pytest.raises(PlanError, match="name a 2d one"):
+                open_dataset(str(NUMBER), "2d", "CTNetPlans", None)
+        finally:
+            plans_file.write_text(before)
+
+    def test_it_goes_on_only_with_the_same_lines_in_its_channels(
+        self, trained: nnUNetTrainer, dataset: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = str(Path(trained.output_folder) / "checkpoint_final.pth")
+        other = trainer_of(dataset, planes_guests=["SAG", "COR"])
+        with pytest.raises(SystemExit) as stopped:
+            other.load_checkpoint(file)
+        assert stopped.value.code == 2
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("ctnet: error:")]
+        assert "planes_guests ['COR', 'SAG'], planes.json or the plan now says ['SAG', 'COR']" in line
+        same = trainer_of(dataset)
+        same.load_checkpoint(file)
+        assert same.current_epoch == trained.num_epochs
+
+
+def test_where_watched_studies_have_no_line_the_best_checkpoint_is_that_of_the_lowest_loss() -> None:
+    """The overlap is nan then; nan is never better, and nothing is better than nan."""
+    kept = []
+    for loss, overlap in ((0.5, math.nan), (0.1, math.nan), (0.5, 0.25)):
+        trainer = mock.Mock(train_metrics={}, current_epoch=0)
+        outputs = [{"loss": loss, "imaging_planes/overlap": overlap}] * 2
+        nnUNetTrainerCTNetPretrain.on_validation_epoch_end(trainer, outputs)
+        logged = {call.args[0]: call.args[1] for call in trainer.logger.log.call_args_list}
+        kept.append(logged["mean_fg_dice"])
+    assert kept == pytest.approx([1 / 1.5, 1 / 1.1, 0.25])
+
+
+def perfect_model(raw: Path, study: str, off: float) -> Any:
+    """Predicts each slice's true lines, shifted by ``off`` mm; only the slices of ``study`` are known to it."""
+    hosts = {host.case: host for host in hosts_of(raw)}
+    host = hosts[f"{study}__AX"]
+    data = np.asarray(PooledDataset(preprocessed(raw), [], unlabelled(raw)).load_case(host.case)[0][0])
+
+    def predict(image: np.ndarray) -> tuple[np.ndarray, float]:
+        known = [k for k in range(len(data)) if data[k].shape == image.shape[1:] and np.allclose(data[k], image[0])]
+        if not known:
+            return np.zeros((2, *image.shape[1:])), 0.0
+        lines = host.lines(known[0])
+        return np.stack([replace(line, offset=line.offset + off).heatmap(image.shape[1:], 2.0) for line in lines]), 0.0
+
+    return mock.Mock(predict=predict)
 
 
 def trained_raw(trainer: nnUNetTrainer) -> Path:
@@ -251,6 +341,22 @@ class TestLoader:
         assert heatmaps([None, line], (8, 8), whole, 4.0)[1].tolist() == [False, False]
         assert heatmaps([line], (8, 8), whole, 10.0)[1].tolist() == [True]
         assert heatmaps([line], (8, 8), none, 10.0)[1].tolist() == [False], "a line in the padding alone is not seen"
+
+    def test_a_window_that_runs_over_the_slice_s_edge(self, trained: nnUNetTrainer) -> None:
+        """Its line is the slice's own, and counts where the slice is, not where it is padded."""
+        loader, host = self.loader(trained, None), trained.hosts["v0-r0__AX"]
+        index = len(host.planes) // 2
+        shape = trained.pool.load_case(host.case)[0].shape[2:] if host.case in trained.pool.identifiers else (30, 30)
+        height, width = shape
+        box = [[index, index + 1], [-6, height + 4], [width - 5, width + 11]]
+        sample = loader.sample_of(host, torch.zeros(1, height + 10, 16), box, shape)
+        for channel, line in enumerate(host.lines(index)):
+            whole = line.heatmap(shape, 4.0)
+            assert np.allclose(sample["heat"][channel, 6 : 6 + height, :5], whole[:, width - 5 :], atol=1e-5)
+            assert bool(sample["heat_valid"][channel]) == (np.abs(line.distance(shape)[:, width - 5 :]).min() < 4.0)
+        rows, columns = _inside([[-6, 40], [25, 41]], (30, 30))
+        assert (rows, columns) == (slice(6, 36), slice(0, 5))
+        assert _inside([[31, 47], [-20, -4]], (30, 30)) == (slice(0, 0), slice(16, 16))
 
 
 def fits(data: np.ndarray, window: np.ndarray, place: np.ndarray) -> bool:
@@ -340,6 +446,27 @@ class TestRefusals:
         changed(Sidecar(**content))
         assert "guest 'COR' is parallel to the hosts" in self.line(trainer_of(dataset), capsys)
 
+    def test_a_guest_slice_that_no_stack_has(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        line = self.line(trainer_of(dataset, planes_guest_slice=4), capsys)
+        assert "guest 'COR' has 1 slices at most and none of index 4 (planes_guest_slice)" in line
+
+    def test_a_guest_beside_no_host(self, dataset: Path, changed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        content = sidecar_of(dataset).model_dump(mode="json")
+        stack = content["studies"]["v0-r0"]["stacks"]["COR"]
+        content["studies"]["alone"] = {"frame_of_reference": "", "stacks": {"3CH": {**stack, "cases": []}}}
+        changed(Sidecar(**content))
+        line = self.line(trainer_of(dataset, planes_guests=["3CH"]), capsys)
+        assert "guest '3CH' is in no study that has a host" in line
+
+    def test_hosts_that_are_not_preprocessed(
+        self, dataset: Path, changed: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        content = sidecar_of(dataset).model_dump(mode="json")
+        content["studies"] = {"v0-r0": content["studies"]["v0-r0"]}
+        content["studies"]["v0-r0"]["stacks"]["AX"]["cases"] = ["gone"]
+        changed(Sidecar(**content))
+        assert "none of its AX cases is preprocessed" in self.line(trainer_of(dataset), capsys)
+
     def test_no_planes_json(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = unlabelled(dataset) / "planes.json"
         content = file.read_bytes()
@@ -393,6 +520,74 @@ def test_volume_fusion_across_the_batch_draws_different_scans(
     with pytest.raises(SystemExit):
         alone.initialize()
     assert "fusion_pair: batch needs 2 scans a batch" in capsys.readouterr().err
+
+
+def test_a_host_of_one_slice_is_preprocessed_and_has_lines_without_a_location(dataset: Path) -> None:
+    raw_file, image = dataset / "planes.json", dataset / "imagesUn" / "one__AX_0000.nii.gz"
+    before = raw_file.read_bytes()
+    content = json.loads(before)
+    stack = content["studies"]["v0-r0"]["stacks"]["AX"]
+    middle = stack["shape"][0] // 2
+    sitk.WriteImage(
+        sitk.ReadImage(str(dataset / "imagesUn" / "v0-r0__AX_0000.nii.gz"))[:, :, middle : middle + 1], str(image)
+    )
+    one = {"cases": ["one__AX"], "shape": [1, *stack["shape"][1:]], "planes": stack["planes"][middle : middle + 1]}
+    guests = {role: {**content["studies"]["v0-r0"]["stacks"][role], "cases": []} for role in ("COR", "SAG")}
+    content["studies"]["one"] = {"frame_of_reference": "", "stacks": {"AX": one, **guests}}
+    try:
+        raw_file.write_text(json.dumps(content))
+        summary = preprocess_unlabeled(NUMBER, "2d", "CTNetPlans", processes=0)
+        assert (summary.done, summary.failed) == (["one__AX"], {})
+        assert any("12 images of one slice are not preprocessed" in note for note in summary.notes)
+        sidecar = sidecar_of(dataset)
+        folders = {case: unlabelled(dataset) for case in ("one__AX", "v0-r0__AX")}
+        host, stacked = find_hosts(sidecar, PlaneSettings.resolve(sidecar, {}), folders, (0, 1, 2))
+        assert len(host.planes) == 1 and host.locations is None
+        assert all(line is not None for line in host.lines(0)) and stacked.locations is not None
+        trainer = trainer_of(dataset)
+        trainer.initialize()
+        assert "one__AX" in trainer.hosts
+        loader = PlanesLoader(trainer.pool, trainer.hosts, 4.0, 2, (32, 32), (32, 32), trainer.label_manager, None)
+        data = torch.zeros(1, 32, 32)
+        sample = loader.sample_of(host, data, [[0, 1], [0, 32], [0, 32]], (32, 32))
+        assert sample["heat_valid"].any() and not sample["location_valid"]
+    finally:
+        raw_file.write_bytes(before)
+        image.unlink()
+        preprocess_unlabeled(NUMBER, "2d", "CTNetPlans", processes=0)
+
+
+@pytest.mark.parametrize("network", ["plain", "residual", "transformer"])
+def test_a_step_on_stock_and_transformer_plans(network: str, dataset: Path) -> None:
+    """The pretext on the plan's own network: encoder and decoder get a gradient; the residual and the CTNet too."""
+    folder = preprocessed(dataset)
+    plans = json.loads((folder / ("CTNetPlans.json" if network == "transformer" else "nnUNetPlans.json")).read_text())
+    configuration = plans["configurations"]["2d"]
+    configuration.update(patch_size=[32, 32], batch_size=2)
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    if network == "transformer":
+        block = vars(TransformerOptions(embed_dim=24, depth=1, heads=3))
+        configuration["ctnet"]["transformer"] = block
+        kwargs["transformer"] = {"stage": 2, **block}
+    if network == "residual":
+        configuration["architecture"]["network_class_name"] = (
+            "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        )
+        kwargs["n_blocks_per_stage"] = kwargs.pop("n_conv_per_stage")
+    plans["continue_training"] = False
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    trainer = nnUNetTrainerImagingPlanes(plans, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    loader = PlanesLoader(trainer.pool, trainer.hosts, 7.56, 2, (32, 32), (32, 32), trainer.label_manager, None)
+    np.random.seed(0)
+    batch = loader.generate_train_batch()
+    assert batch["heat_valid"].any() and batch["location_valid"].any()
+    prepared = trainer.pretext.prepare({k: v for k, v in batch.items() if torch.is_tensor(v)}, trainer.generator)
+    trainer.pretext(prepared)["loss"].backward()
+    touched = {name for name, p in trainer.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    wanted = {"plain": ["encoder"], "residual": ["skip"], "transformer": ["transformer"]}[network]
+    for part in ("encoder.stages", "decoder.stages", *wanted):
+        assert any(part in name for name in touched), part
 
 
 def test_preprocessing_refuses_what_disagrees_and_names_the_rest(dataset: Path) -> None:

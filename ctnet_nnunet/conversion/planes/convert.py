@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctnet_nnunet.conversion.cases import case_name
-from ctnet_nnunet.conversion.planes.dicom import read_dicom_study
+from ctnet_nnunet.conversion.planes.dicom import read_dicom_study, refuse_series
+from ctnet_nnunet.conversion.planes.folders import compiled_pattern, study_folders
 from ctnet_nnunet.conversion.planes.nifti import read_nifti_study
 from ctnet_nnunet.conversion.planes.reslice import SCHEMES, Reslicing, reslice_volume
 from ctnet_nnunet.conversion.planes.stacks import ReadStudy, RolePattern, parse_roles
-from ctnet_nnunet.conversion.planes.write import PlanesReport, Roles, dataset_folder, write_studies
+from ctnet_nnunet.conversion.planes.write import (
+    PlanesReport,
+    Roles,
+    dataset_folder,
+    require_hosts_and_guests,
+    write_studies,
+)
 from ctnet_nnunet.conversion.read import is_image, stem
 from ctnet_nnunet.errors import CTNetError, DataError
 from ctnet_nnunet.files import text_hash
@@ -22,12 +28,12 @@ from ctnet_nnunet.image_check import read_image_header
 from ctnet_nnunet.planes.geometry import planes_of_grid
 from ctnet_nnunet.planes.sidecar import (
     FILE_NAME,
-    SEPARATOR,
     Sidecar,
     SlicePlane,
     Stack,
     Study,
     read_sidecar,
+    require_role_name,
     write_sidecar,
 )
 
@@ -59,14 +65,14 @@ def convert_studies(source: Path, request: PlanesRequest) -> PlanesReport:
         raise DataError("--role: say which series or files are which view, for example --role sax=SAX --role 2ch=2CH")
     known = [item.role for item in patterns]
     guests = request.roles.guests or known
-    folders, refused = _study_folders(source, request.study_pattern)
+    folders, refused = study_folders(source, request.study_pattern)
 
     def studies() -> Iterator[ReadStudy]:
         for name, files in folders.items():
             yield _read(name, files, patterns, guests, request.max_voxels)
 
-    report = write_studies(dataset_folder(request.out), studies(), request.roles, known, request.force)
-    report.refused |= refused
+    report = PlanesReport(dataset_folder(request.out), refused=refused)
+    write_studies(report, studies(), request.roles, known, request.force)
     _say_what_is_missing(report)
     return report
 
@@ -81,22 +87,28 @@ def reslice_studies(volumes: Path, how: Reslicing, request: PlanesRequest) -> Pl
     if not files:
         raise DataError(f"{volumes}: holds no volume; give a NIfTI file or a folder of them")
     failed: dict[str, str] = {}
+    by_name: dict[str, Path] = {}
+    for file in files:
+        name = case_name(_CHANNEL.sub("", stem(file)))
+        if name in by_name:
+            failed[file.name] = f"becomes the study {name!r} as {by_name[name].name} does; rename it, or move it away"
+        else:
+            by_name[name] = file
 
     def studies() -> Iterator[ReadStudy]:
-        for number, file in enumerate(files):
-            name = case_name(_CHANNEL.sub("", stem(file)))
+        for number, (name, file) in enumerate(by_name.items()):
             try:
                 yield from reslice_volume(name, file, how, number, request.max_voxels)
             except CTNetError as error:
-                failed[name] = str(error)
+                report.refused[name] = str(error)
 
     roles = [view.role for view in SCHEMES[how.scheme]]
     hosts = tuple(view.role for view in SCHEMES[how.scheme] if view.host)
     guests = tuple(view.role for view in SCHEMES[how.scheme] if not view.host)
     asked = request.roles
     chosen = Roles(asked.hosts or hosts, asked.guests or guests, asked.sigma_mm)
-    report = write_studies(dataset_folder(request.out), studies(), chosen, roles, request.force)
-    report.refused |= failed
+    report = PlanesReport(dataset_folder(request.out), refused=failed)
+    write_studies(report, studies(), chosen, roles, request.force)
     _say_what_is_missing(report)
     return report
 
@@ -108,9 +120,10 @@ def describe_labelled(role: str, request: PlanesRequest) -> PlanesReport:
     ``study_pattern``'s first group finds the patient in a case's name.
 
     Raises:
-        DataError: No labelled scan, or one of several channels.
+        DataError: No labelled scan, a role's name that is none, a host or guest that no study has.
     """
     dataset = dataset_folder(request.out)
+    require_role_name(role)
     files = sorted(file for file in (dataset / "imagesTr").glob("*") if is_image(file)) if dataset.is_dir() else []
     if not files:
         raise DataError(f"{dataset / 'imagesTr'}: holds no scan")
@@ -140,57 +153,25 @@ def describe_labelled(role: str, request: PlanesRequest) -> PlanesReport:
         raise DataError(f"{dataset / FILE_NAME}: has the study {taken[0]} already; --force replaces it")
     base = {} if existing is None else existing.model_dump(exclude={"studies"})
     if studies:
-        write_sidecar(Sidecar(**{**base, **settings}, studies={**kept, **studies}), dataset / FILE_NAME)
+        sidecar = Sidecar(**{**base, **settings}, studies={**kept, **studies})
+        require_hosts_and_guests(sidecar, report)
+        write_sidecar(sidecar, dataset / FILE_NAME)
+        if role not in sidecar.hosts:
+            hosts = " ".join(f"--host {host}" for host in (*sidecar.hosts, role))
+            report.notes.append(
+                f"{role} is no host ({', '.join(sidecar.hosts)} {'are' if len(sidecar.hosts) > 1 else 'is'}), so "
+                f"pretraining does not look at these scans; enter them again with {hosts} --force"
+            )
     return report
 
 
 def _group(case: str, pattern: str | None) -> str:
     if pattern is None:
         return case
-    match = _compiled(pattern).search(case)
+    match = compiled_pattern(pattern).search(case)
     if match is None:
         raise DataError(f"--study-pattern {pattern!r}: does not fit the case {case}; its first group names the patient")
     return match[1]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--study-pattern {pattern!r}: is no regular expression ({error})") from None
-    if compiled.groups < 1:
-        raise DataError(f"--study-pattern {pattern!r}: needs a group in brackets that finds the study's name")
-    return compiled
-
-
-def _study_folders(source: Path, pattern: str | None) -> tuple[dict[str, Path | list[Path]], dict[str, str]]:
-    """Study → its folder, or its files where a pattern sorts the images of one folder; and the folders refused."""
-    own = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    if pattern is not None:
-        compiled, grouped = _compiled(pattern), defaultdict[str, list[Path]](list)
-        for path in own:
-            if is_image(path) and (match := compiled.search(stem(path))):
-                grouped[case_name(match[1])].append(path)
-        if not grouped:
-            raise DataError(f"--study-pattern {pattern!r}: fits no image in {source}")
-        return dict(grouped), {}
-    folders: dict[str, Path | list[Path]] = {}
-    refused: dict[str, str] = {}
-    for path in sorted(path for path in source.iterdir() if path.is_dir()):
-        name = case_name(path.name)
-        if SEPARATOR in path.name:
-            refused[path.name] = (
-                f"holds {SEPARATOR}, which is reserved between study, role and frame; rename the folder"
-            )
-        elif name in folders:
-            refused[path.name] = f"becomes the study {name!r} as another folder does; rename it"
-        else:
-            folders[name] = path
-    if own and not folders:
-        return {case_name(source.resolve().name): source}, refused
-    if not folders and not refused:
-        raise DataError(f"{source}: holds no folder; give the folder with one folder for each study")
-    return folders, refused
 
 
 def _read(
@@ -198,7 +179,10 @@ def _read(
 ) -> ReadStudy:
     images = files if isinstance(files, list) else sorted(path for path in files.rglob("*") if is_image(path))
     if images:
-        return read_nifti_study(name, images, patterns, max_voxels)
+        study = read_nifti_study(name, images, patterns, max_voxels)
+        if isinstance(files, Path):
+            refuse_series(study, files)
+        return study
     assert isinstance(files, Path)
     return read_dicom_study(name, files, patterns, guests, max_voxels)
 

@@ -15,10 +15,11 @@ from pydicom import dcmread
 from ctnet_nnunet.conversion.cases import relative
 from ctnet_nnunet.conversion.dicom_headers import Header, read_header
 from ctnet_nnunet.conversion.dicom_series import series_geometry
-from ctnet_nnunet.conversion.planes.stacks import ReadStack, ReadStudy, RolePattern, role_of
+from ctnet_nnunet.conversion.planes.stacks import ReadStack, ReadStudy, RolePattern, planes_of_image, role_of
 from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.files import text_hash
-from ctnet_nnunet.planes.geometry import Plane, plane_from_dicom
+from ctnet_nnunet.planes.geometry import Plane, disagreement, plane_from_dicom
+from ctnet_nnunet.planes.sidecar import MOST_DISAGREEMENT_MM
 
 _SAME_POSITION_MM = 1e-2
 _ORDERED_BY = ("TriggerTime", "TemporalPositionIdentifier", "AcquisitionNumber", "InstanceNumber")
@@ -61,7 +62,15 @@ def read_dicom_study(
             if role in guests and (kept := _planes_alone(role, label, frames)):
                 study.stacks.append(kept)
                 study.notes.append(f"{label}: its planes are kept as a guest's")
+    if len(study.stacks) > 1 and not any(stack.frame_of_reference for stack in study.stacks):
+        study.notes.append("its series name no frame of reference and are taken to lie in one")
     return study
+
+
+def refuse_series(study: ReadStudy, folder: Path) -> None:
+    """Refuse each DICOM series of a folder whose NIfTI files are the study."""
+    for label, _ in _series(folder, study).values():
+        study.refused[label] = "is DICOM in a folder that also holds NIfTI files, which alone are read; separate them"
 
 
 def frames_of(header: Header) -> list[Frame]:
@@ -127,10 +136,10 @@ def _series(folder: Path, study: ReadStudy) -> dict[str, tuple[str, list[Header]
 
 
 def _stack(role: str, label: str, frames: Sequence[Frame], max_voxels: int) -> ReadStack:
-    """One image for each time.
+    """One image for each time; the planes are those of the slices' own headers.
 
     Raises:
-        DataError: The slices make no volume, or times are missing or cannot be told apart.
+        DataError: The slices make no volume to within 0.05 mm, or times are missing or cannot be told apart.
     """
     columns, rows = frames[0].header.size
     if columns * rows * len(frames) > max_voxels:
@@ -149,8 +158,20 @@ def _stack(role: str, label: str, frames: Sequence[Frame], max_voxels: int) -> R
         image.SetOrigin(geometry.origin)
         image.SetDirection(geometry.direction)
         images.append(image)
+        _check_even(image, [_plane(frame, label) for frame in moment], label)
     uid = frames[0].header.text("FrameOfReferenceUID")
-    return ReadStack.of_images(role, label, images, text_hash(uid) if uid else "")
+    planes = [_plane(frame, label) for frame in times[0]]
+    return ReadStack.of_images(role, label, images, text_hash(uid) if uid else "", planes)
+
+
+def _check_even(image: sitk.Image, planes: Sequence[Plane], label: str) -> None:
+    """Refuse slices that a volume's even grid puts elsewhere than their own headers do."""
+    off = disagreement(planes_of_image(image), planes, image.GetSize()[1::-1])
+    if off > MOST_DISAGREEMENT_MM:
+        raise DataError(
+            f"{label}: one image would put its slices up to {off:.2g} mm from where their headers do, as they are "
+            "shifted or unevenly apart; resample it to even slices and give it as NIfTI"
+        )
 
 
 def _by_position(frames: Sequence[Frame], label: str) -> list[list[Frame]]:
@@ -196,6 +217,8 @@ def _planes_alone(role: str, label: str, frames: Sequence[Frame]) -> ReadStack |
         first = [group[0] for group in _by_position(frames, label)]
         planes = [_plane(frame, label) for frame in first]
     except DataError:
+        return None
+    if len({frame.header.text("FrameOfReferenceUID") for frame in frames}) > 1:
         return None
     columns, rows = first[0].header.size
     uid = first[0].header.text("FrameOfReferenceUID")

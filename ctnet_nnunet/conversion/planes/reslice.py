@@ -8,6 +8,7 @@ its corners would give their tilt away.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,12 @@ SCHEMES: Mapping[str, tuple[View, ...]] = {
         View("2CH", _APEX, (0.3, 1.0, -0.7)),
         View("4CH", _APEX, (1.0, 0.2, 0.8)),
     ),
+    # Guests at right angles to each other, along the patient's axes; the host is tilted by its random rotation alone.
+    "orthogonal": (
+        View("AX", (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), host=True),
+        View("COR", (1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+        View("SAG", (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    ),
     # Double-oblique on purpose: no line is parallel to an image's edge.
     "head": (
         View("AX", (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), host=True),
@@ -73,6 +80,8 @@ class Reslicing:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise DataError(f"--scheme {self.scheme}: no such scheme; there are {', '.join(SCHEMES)}")
+        if self.gap is not None and not 0 < self.gap < math.inf:
+            raise DataError(f"--gap {self.gap}: give a number of mm above 0")
 
 
 def reslice_volume(name: str, file: Path, how: Reslicing, number: int, max_voxels: int) -> list[ReadStudy]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,13 +30,21 @@ class ReadStack:
     frame_of_reference: str = ""
 
     @staticmethod
-    def of_images(role: str, source: str, frames: Sequence[sitk.Image], frame_of_reference: str = "") -> ReadStack:
-        """A stack of images with their slices along the third axis."""
+    def of_images(
+        role: str,
+        source: str,
+        frames: Sequence[sitk.Image],
+        frame_of_reference: str = "",
+        planes: Sequence[Plane] | None = None,
+    ) -> ReadStack:
+        """A stack of images with their slices along the third axis.
+
+        ``planes`` are the slices as the source has them, in the images' order; None: the images' grid is all there is.
+        """
         turned = tuple(in_canonical_order(frame) for frame in frames)
-        first = turned[0]
-        size: tuple[int, int, int] = first.GetSize()
-        planes = planes_of_grid(size, first.GetSpacing(), first.GetOrigin(), first.GetDirection())
-        return ReadStack(role, source, tuple(planes), (size[2], size[1], size[0]), turned, frame_of_reference)
+        size: tuple[int, int, int] = turned[0].GetSize()
+        found = planes_of_image(turned[0]) if planes is None else planes_in_canonical_order(planes, frames[0])
+        return ReadStack(role, source, tuple(found), (size[2], size[1], size[0]), turned, frame_of_reference)
 
 
 @dataclass
@@ -105,13 +113,42 @@ def in_canonical_order(image: sitk.Image) -> sitk.Image:
 
     So an axial stack looks as converted training scans do. Every voxel keeps its value and its place in the patient.
     """
+    order, flipped = _turn(image)
+    turned = sitk.PermuteAxes(image, order) if order != [0, 1, 2] else image
+    return sitk.Flip(turned, flipped)
+
+
+def planes_in_canonical_order(planes: Sequence[Plane], image: sitk.Image) -> list[Plane]:
+    """The planes of an image's slices, turned as :func:`in_canonical_order` turns the image itself."""
+    order, flipped = _turn(image)
+    width, height = (image.GetSize()[axis] for axis in order[:2])
+    found = []
+    for plane in planes:
+        if order[0]:
+            plane = replace(plane, columns=plane.rows, rows=plane.columns, spacing=plane.spacing[::-1])
+        if flipped[0]:
+            x, y, z = plane.columns
+            plane = replace(plane.window(0, width - 1), columns=(-x, -y, -z))
+        if flipped[1]:
+            x, y, z = plane.rows
+            plane = replace(plane.window(height - 1, 0), rows=(-x, -y, -z))
+        found.append(plane)
+    return found[::-1] if flipped[2] else found
+
+
+def planes_of_image(image: sitk.Image) -> list[Plane]:
+    """The slices of an image's grid, along its third axis."""
+    return planes_of_grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _turn(image: sitk.Image) -> tuple[list[int], list[bool]]:
+    """The order of the axes, and which of them are then flipped."""
     axes = np.array(image.GetDirection()).reshape(3, 3)
     main = np.abs(axes).argmax(axis=0)
     order = [1, 0, 2] if main[0] > main[1] else [0, 1, 2]
     axes, main = axes[:, order], main[order]
     towards_ras = axes[main, range(3)] * np.array([-1.0, -1.0, 1.0])[main]
-    turned = sitk.PermuteAxes(image, order) if order != [0, 1, 2] else image
-    return sitk.Flip(turned, [bool(towards < 0) for towards in towards_ras])
+    return order, [bool(towards < 0) for towards in towards_ras]
 
 
 def keep_one_frame_of_reference(study: ReadStudy, hosts: Sequence[str]) -> None:
@@ -120,9 +157,11 @@ def keep_one_frame_of_reference(study: ReadStudy, hosts: Sequence[str]) -> None:
         return
     first = next((stack for stack in study.stacks if stack.role in hosts), study.stacks[0])
     for stack in list(study.stacks):
-        if stack.frame_of_reference != first.frame_of_reference:
-            study.stacks.remove(stack)
-            study.refused[stack.source] = (
-                f"lies in another frame of reference than {first.source} (the patient was moved between them), so "
-                "lines would be wrong; make it a study of its own"
-            )
+        if stack.frame_of_reference == first.frame_of_reference:
+            continue
+        study.stacks.remove(stack)
+        if stack.frame_of_reference and first.frame_of_reference:
+            why = f"lies in another frame of reference than {first.source} (the patient was moved between them)"
+        else:
+            why = f"cannot be told to lie in the frame of reference of {first.source}, since one of them names none"
+        study.refused[stack.source] = f"{why}, so lines would be wrong; make it a study of its own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -11,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import SimpleITK as sitk
 
 from ctnet_nnunet.conversion.planes.stacks import ReadStack, ReadStudy, keep_one_frame_of_reference
 from ctnet_nnunet.conversion.writer import FILE_ENDING, write_image
 from ctnet_nnunet.errors import DataError, SetupError
-from ctnet_nnunet.image_check import check_voxels, read_image_header
-from ctnet_nnunet.planes.geometry import disagreement, intersection, planes_of_grid
+from ctnet_nnunet.image_check import check_voxels
+from ctnet_nnunet.planes.geometry import disagreement, intersection, planes_of_affine
 from ctnet_nnunet.planes.sidecar import (
     DEFAULT_GUESTS,
     DEFAULT_HOSTS,
@@ -45,6 +47,10 @@ class Roles:
     hosts: tuple[str, ...] | None = None
     guests: tuple[str, ...] | None = None
     sigma_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.sigma_mm is not None and not 0 < self.sigma_mm < math.inf:
+            raise DataError(f"--sigma {self.sigma_mm}: give a number of mm above 0")
 
     def settings(self, existing: Sidecar | None, roles: Sequence[str]) -> dict[str, Any]:
         """For planes.json; ``roles`` are those that studies may have."""
@@ -88,32 +94,40 @@ def dataset_folder(out: Path) -> Path:
 
 
 def write_studies(
-    dataset: Path, studies: Iterable[ReadStudy], roles: Roles, known_roles: Sequence[str], force: bool
-) -> PlanesReport:
-    """Add studies to a dataset; images appear, then planes.json, when all are written.
+    report: PlanesReport, studies: Iterable[ReadStudy], roles: Roles, known_roles: Sequence[str], force: bool
+) -> None:
+    """Add studies to the report's dataset; images appear, then planes.json, when all are written.
 
     Raises:
-        DataError: A study that is there already (without ``force``), a guest or host that no study has, a dataset of
-            several channels, a disk that is full. Nothing is changed then.
+        DataError: A study that is there already (without ``force``), a guest or host that no study has, a disk that is
+            full. Nothing is changed then.
     """
+    dataset = report.dataset
     existing = read_sidecar(dataset / FILE_NAME) if (dataset / FILE_NAME).is_file() else None
     settings = roles.settings(existing, known_roles)
-    report = PlanesReport(dataset)
     entries: dict[str, Study] = {}
     with _partial(dataset) as partial:
         for study in studies:
             _add(study, entries, settings, existing, force, partial, report)
         if not entries:
-            return report
+            return
         kept = {} if existing is None else {k: v for k, v in existing.studies.items() if k not in entries}
         base = {} if existing is None else existing.model_dump(exclude={"studies"})
         sidecar = Sidecar(**{**base, **settings}, studies={**kept, **entries})
-        sidecar.require_roles(sidecar.hosts, "host", "--host")
-        sidecar.require_roles(sidecar.guests, "guest", "--guest")
+        require_hosts_and_guests(sidecar, report)
         old = existing.studies if existing else {}
         _commit(partial, dataset, [old[name] for name in entries if name in old])
         write_sidecar(sidecar, dataset / FILE_NAME)
-    return report
+
+
+def require_hosts_and_guests(sidecar: Sidecar, report: PlanesReport) -> None:
+    """Raise DataError for a host or guest that no study has, with what was refused, since that may be why."""
+    try:
+        sidecar.require_roles(sidecar.hosts, "host", "--host")
+        sidecar.require_roles(sidecar.guests, "guest", "--guest")
+    except DataError as error:
+        refused = "; ".join(f"{name}: {reason}" for name, reason in report.refused.items())
+        raise DataError(f"{error}" + (f". Refused were: {refused}" if refused else "")) from None
 
 
 def _add(
@@ -164,9 +178,9 @@ def _write_stack(study: str, stack: ReadStack, partial: Path, files: list[Path])
         files.append(file)
         check_voxels(sitk.GetArrayViewFromImage(image), stack.source)
         write_image(image, file)
-        header = read_image_header(file)
-        written = planes_of_grid(header.size, header.spacing, header.origin, header.direction)
-        off = disagreement(written, stack.planes, stack.shape[1:])
+        # By another library than wrote it, and from the affine alone.
+        written = nibabel.load(file)
+        off = disagreement(planes_of_affine(written.affine, written.shape), stack.planes, stack.shape[1:])
         if off > MOST_DISAGREEMENT_MM:
             raise DataError(
                 f"{stack.source}: its image would lie {off:.2g} mm from its planes; export the series again"
