@@ -287,7 +287,9 @@ def _scalars(outputs: Mapping[str, torch.Tensor]) -> dict[str, float]:
 
 
 def _means(outputs: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: float(np.nanmean(values)) for name, values in collate_outputs(outputs).items()}
+    """Over the steps that have a value; nan where none has."""
+    collated = collate_outputs(outputs).items()
+    return {name: np.nan if np.isnan(values).all() else float(np.nanmean(values)) for name, values in collated}
 
 
 def _readable(metrics: Mapping[str, float]) -> str:

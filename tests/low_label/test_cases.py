@@ -169,7 +169,12 @@ def test_labelled_cases_that_are_left_out_are_no_leak(tmp_path: Path) -> None:
     for case in PHASES:
         (tmp_path / "imagesTr" / f"{case}_0000.nii.gz").touch()
     target = SimpleNamespace(
-        raw=tmp_path, folder=tmp_path, images_un=tmp_path / "no", channels=1, file_ending=".nii.gz", dataset_json={}
+        raw=tmp_path,
+        folder=tmp_path,
+        images_un=tmp_path / "no",
+        channels=1,
+        file_ending=".nii.gz",
+        dataset_json={"file_ending": ".nii.gz"},
     )
     settings = SimpleNamespace(pool=("p0_ed", "p2_ed"), test=("p1_es",), patient_pattern=PATTERN)
     write_sidecar(Sidecar(studies={"p1_ed": study("p1_ed")}), tmp_path / "planes.json")
