@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
-# Four processes of one thread each keep two cores busy while some wait for commands that they started; a file stays in
+# Three processes of one thread each keep two cores busy while one waits for a command that it started; a file stays in
 # one of them, because its tests share what they made.
-PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
