@@ -1,12 +1,14 @@
-"""Text files that appear whole or not at all, and the hash of a file."""
+"""Text files that appear whole or not at all, nnU-Net's JSON files, and the hash of a file."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ctnet_nnunet.errors import CTNetError, SetupError
 
@@ -26,6 +28,23 @@ def write_text(file: Path, text: str, error: type[CTNetError] = SetupError) -> N
         temporary.unlink(missing_ok=True)
         said = reason.strerror or type(reason).__name__
         raise error(f"{file}: could not be written ({said}); free disk space or fix the rights") from reason
+
+
+def read_planned(file: Path, error: type[CTNetError]) -> dict[str, Any]:
+    """A JSON object that nnU-Net's planning reads or writes: plans, dataset.json.
+
+    Raises:
+        CTNetError: Of the given type, if there is none.
+    """
+    if not file.is_file():
+        raise error(f"{file}: missing; run nnUNetv2_plan_and_preprocess first")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise error(f"{file}: cannot be read as JSON ({reason}); plan the dataset again") from reason
+    if not isinstance(content, dict):
+        raise error(f"{file}: holds no JSON object; plan the dataset again")
+    return content
 
 
 @contextmanager

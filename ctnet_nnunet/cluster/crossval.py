@@ -120,7 +120,7 @@ def _folds(asked: Sequence[int], target: Target) -> tuple[int, ...]:
     try:
         count = len(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else STOCK_FOLDS
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file}: is not readable JSON ({error}); remove it, and nnU-Net's folds are made") from None
+        raise DataError(f"{file}: cannot be read as JSON ({error}); remove it, and nnU-Net's folds are made") from None
     cases = len(training_cases(target))
     if not file.is_file() and cases < STOCK_FOLDS:
         raise DataError(f"{target.raw}: {cases} labelled cases are too few for {STOCK_FOLDS} folds; write a {file}")

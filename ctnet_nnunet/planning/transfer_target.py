@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from ctnet_nnunet.architectures.from_plan import as_ctnet, check_patch, network_from_plan
 from ctnet_nnunet.errors import DataError, PlanError
+from ctnet_nnunet.files import read_planned
 from ctnet_nnunet.planning.datasets import dataset_folder_name
 from ctnet_nnunet.planning.options import read_options
 
@@ -39,12 +39,12 @@ def target_network(dataset: str | int, plans: str, configuration: str, trainer: 
         raise PlanError(f"-tr {trainer}: valid are {', '.join(NETWORK_OF_TRAINER)}")
     folder = Path(str(nnUNet_preprocessed)) / dataset_folder_name(dataset)
     file = folder / f"{plans}.json"
-    content = _read(file, PlanError)
+    content = read_planned(file, PlanError)
     known = content.get("configurations")
     if not isinstance(known, dict) or configuration not in known:
         listed = ", ".join(known) if isinstance(known, dict) else "none"
         raise PlanError(f"{file}: no configuration {configuration!r}; it has {listed}")
-    dataset_json = _read(folder / "dataset.json", DataError)
+    dataset_json = read_planned(folder / "dataset.json", DataError)
     try:
         manager = PlansManager(content)
         values: dict[str, Any] = manager.get_configuration(configuration).configuration
@@ -60,15 +60,3 @@ def target_network(dataset: str | int, plans: str, configuration: str, trainer: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return network_from_plan(architecture, channels, heads, True)
-
-
-def _read(file: Path, kind: type[DataError] | type[PlanError]) -> dict[str, Any]:
-    if not file.is_file():
-        raise kind(f"{file}: missing; run nnUNetv2_plan_and_preprocess first")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise kind(f"{file}: cannot be read as JSON ({error}); plan the dataset again") from error
-    if not isinstance(content, dict):
-        raise kind(f"{file}: holds no JSON object; plan the dataset again")
-    return content

@@ -80,7 +80,7 @@ def read_semi_split(
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not readable JSON ({error}); correct or remove it") from None
+        raise DataError(f"{file} cannot be read as JSON ({error}); correct or remove it") from None
     of_one_fold = isinstance(content, dict) and set(content) == {"folds"} and isinstance(content["folds"], dict)
     if of_one_fold:
         if str(fold) not in content["folds"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctnet_nnunet.errors import DataError, PlanError, SetupError
+from ctnet_nnunet.files import read_planned
 from ctnet_nnunet.unlabeled.records import preprocessing_hash
 
 _DATASET_NAME = re.compile(r"Dataset(\d{3,})_[^/\\]+")
@@ -86,7 +86,7 @@ def read_plans(preprocessed: Path, plans: str, dataset: str) -> dict[str, Any]:
             f"no plans {plans!r} in {preprocessed} (found: {', '.join(found) or 'none'}); "
             f"run nnUNetv2_plan_and_preprocess -d {_dataset_number(dataset)} or name the plans with -p"
         )
-    content = _read_json(file, PlanError)
+    content = read_planned(file, PlanError)
     if content.get("dataset_name") != dataset:
         raise PlanError(
             f"{file} was made for {content.get('dataset_name')!r}, not for {dataset}; "
@@ -152,18 +152,8 @@ def _read_dataset_json(preprocessed: Path) -> dict[str, Any]:
     file = preprocessed / "dataset.json"
     if not file.is_file():
         raise DataError(f"{file} is missing; run nnUNetv2_plan_and_preprocess for this dataset first")
-    content = _read_json(file, DataError)
+    content = read_planned(file, DataError)
     missing = [key for key in ("file_ending", "labels") if key not in content]
     if missing or not content.get("channel_names", content.get("modality")):
         raise DataError(f"{file} lacks {', '.join(missing) or 'channel_names'}; correct it and plan again")
-    return content
-
-
-def _read_json(file: Path, error_class: type[DataError] | type[PlanError]) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise error_class(f"{file} is not readable JSON ({error}); plan the dataset again") from error
-    if not isinstance(content, dict):
-        raise error_class(f"{file} holds no JSON object; plan the dataset again")
     return content

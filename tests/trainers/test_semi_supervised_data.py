@@ -59,7 +59,7 @@ def test_lists_fold_by_fold_name_unlabelled_cases_beside_the_training_cases(tmp_
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ("{", "not readable JSON"), ({"folds": {"0": {"labeled": ["a"]}}}, "write it as"),
+    ("{", "cannot be read as JSON"), ({"folds": {"0": {"labeled": ["a"]}}}, "write it as"),
     ([], "write it as"), ({"labeled": ["a"]}, "write it as"),
     ({"labeled": ["a"], "unlabelled": ["b"]}, "write it as"), ({"labeled": "a", "unlabeled": []}, "write it as"),
     ({"labeled": [1], "unlabeled": []}, "write it as"),

@@ -123,7 +123,7 @@ def test_foreign_and_broken_plans(dataset: Planned) -> None:
     with pytest.raises(PlanError, match="made for 'Dataset001_Other'"):
         run(dataset)
     dataset.plans_file.write_text("{")
-    with pytest.raises(PlanError, match="not readable JSON"):
+    with pytest.raises(PlanError, match="cannot be read as JSON"):
         run(dataset)
     del plans["configurations"]["3d_fullres"]["spacing"]
     dataset.plans_file.write_text(json.dumps(plans))
