@@ -128,6 +128,20 @@ class Selection:
         """Those that are trained on the labelled draws."""
         return [arm for arm in self.arms if not arm.all_labels]
 
+    def with_all_others(self, checkpoints: Iterable[str]) -> Selection:
+        """These arms first, then every other one that an earlier run may have trained in the same folder.
+
+        Args:
+            checkpoints: Names of the checkpoints that the folder knows.
+        """
+        known = [*ARMS.values(), *(_of_checkpoint(name, None) for name in checkpoints)]
+        here = {arm.name for arm in self.arms}
+        return Selection((*self.arms, *(arm for arm in known if arm.name not in here)))
+
+
+def _of_checkpoint(name: str, file: str | None) -> Arm:
+    return Arm(f"ctnet@{name}", "ctnet", weights=file)
+
 
 def select(names: Iterable[str], checkpoints: Mapping[str, str]) -> Selection:
     """The arms of that name, and one more, ``ctnet@NAME``, for each of the user's checkpoints.
@@ -140,7 +154,7 @@ def select(names: Iterable[str], checkpoints: Mapping[str, str]) -> Selection:
         if name not in ARMS:
             raise SetupError(f"--arms {name}: no such arm; there are {', '.join(ARMS)}")
         chosen.append(ARMS[name])
-    chosen += [Arm(f"ctnet@{name}", "ctnet", weights=file) for name, file in checkpoints.items()]
+    chosen += [_of_checkpoint(name, file) for name, file in checkpoints.items()]
     if not chosen:
         raise SetupError(f"--arms: none given; there are {', '.join(ARMS)}")
     return Selection(tuple(chosen))

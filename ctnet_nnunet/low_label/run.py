@@ -219,11 +219,13 @@ def _scoring(prepared: _Prepared, runner: Runner) -> Callable[[Training], None]:
 
 
 def _pages(prepared: _Prepared, runner: Runner) -> list[Path]:
-    """Score what an interrupted run left unscored, then write all pages anew."""
-    score = _scoring(prepared, runner)
-    for training in prepared.main:
-        if training.finished and not scored(prepared.experiment, training):
+    """Score what an interrupted run left unscored, then write all pages anew, of everything the folder holds."""
+    score, experiment = _scoring(prepared, runner), prepared.experiment
+    arms = prepared.selection.with_all_others(experiment.checkpoints)
+    trainings = supervised(experiment, arms, experiment.draws)
+    for training in trainings:
+        if training.finished and not scored(experiment, training):
             score(training)
-    rows = read_rows(prepared.experiment, prepared.main)
-    curves = read_curves(prepared.main, prepared.experiment.settings.most_labels)
-    return write_pages(Summaries(prepared.experiment, rows, curves))
+    rows = read_rows(experiment, trainings)
+    curves = read_curves(trainings, experiment.settings.most_labels)
+    return write_pages(Summaries(experiment, rows, curves))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctnet_nnunet.low_label.arms import select
+from ctnet_nnunet.low_label.arms import ARMS, select
 from ctnet_nnunet.low_label.cases import Draw
 from ctnet_nnunet.low_label.experiment import Experiment
 from ctnet_nnunet.low_label.figures import at_quarters, box_figure, colours_of, curve_figure
@@ -86,3 +86,14 @@ def test_labels_are_patients_where_a_pattern_finds_them(tmp_path: Path) -> None:
     assert replace(settings, patient_pattern=None).most_labels == 5
     (ceiling,) = supervised(experiment, select(["ctnet-full"], {}), experiment.draws)
     assert ceiling.title == "ctnet-full, 3 labels"
+
+
+def test_the_tables_are_of_every_arm_and_draw_in_the_folder(tmp_path: Path) -> None:
+    """A later run may name one arm alone."""
+    draws = [Draw(1, 1, ("a",)), Draw(1, 2, ("b",)), Draw(2, 1, ("a", "b"))]
+    selection = select(["ctnet"], {"new": "new.pth"}).with_all_others(["old", "new"])
+    assert [arm.name for arm in selection.arms[:2]] == ["ctnet", "ctnet@new"] and selection.arms[1].weights == "new.pth"
+    assert {arm.name for arm in selection.arms} == {*ARMS, "ctnet@old", "ctnet@new"}
+    assert len(selection.arms) == len(ARMS) + 2
+    trainings = supervised(Experiment(tmp_path, SETTINGS, draws), selection, draws)
+    assert len(trainings) == len({item.name for item in trainings}) == 3 * (len(ARMS) + 1) + 1
