@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError
@@ -74,7 +74,11 @@ class _Transformer(BaseModel):
 
 
 class _Base(Schedule):
-    """The block without the tasks' options; ``mixed_precision``: bf16 autocast where the device has it."""
+    """The block without the tasks' options.
+
+    ``mixed_precision``: bf16 autocast where the device has it. ``encoder_rate``: factor on the learning rate of all but
+    the decoder in supervised training; 0 freezes it.
+    """
 
     preset: Literal["s", "m", "l", "identity"]
     transformer: _Transformer | None
@@ -87,6 +91,7 @@ class _Base(Schedule):
     semi_supervised: SemiSupervisedBase
     cross_modality: CrossModalityBase
     mixed_precision: Switch
+    encoder_rate: Annotated[float, Field(strict=True, ge=0, le=1)]
 
     def schedule(self, mode: Mode) -> Schedule:
         """The schedule of a mode: the shared keys under its own; ``volf`` and ``planes`` lie over ``pretrain``."""

@@ -113,7 +113,11 @@ class ResilientTrainer(CheckpointingTrainer):
             )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyScheduler]:
-        optimizer = adamw(self._optimised_modules(), self.schedule, self.betas)
+        rate = self.options.encoder_rate if self.mode == "supervised" else 1.0
+        if rate != 1:
+            how = f"learns at {rate:g} of the learning rate" if rate else "is frozen"
+            self.print_to_log_file(f"all but the decoder {how} (encoder_rate)")
+        optimizer = adamw(self._optimised_modules(), self.schedule, self.betas, rate)
         return optimizer, WarmupPolyScheduler(
             optimizer, self.schedule.learning_rate, self.schedule.epochs, self.schedule.warmup_epochs or 0
         )

@@ -11,22 +11,45 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from ctnet_nnunet.planning.options import Schedule
 
 NOT_DECAYED = ("position_table", "mask_token")
+DECODER = "decoder"
+"""nnU-Net's name for the half of its networks behind the encoder."""
 
 
-def adamw(modules: Iterable[nn.Module], schedule: Schedule, betas: tuple[float, float] = (0.9, 0.999)) -> AdamW:
-    """AdamW over the trainable parameters; norms, biases, position and mask tokens are not decayed."""
-    decayed: dict[int, nn.Parameter] = {}
-    others: dict[int, nn.Parameter] = {}
+def adamw(
+    modules: Iterable[nn.Module],
+    schedule: Schedule,
+    betas: tuple[float, float] = (0.9, 0.999),
+    encoder_rate: float = 1.0,
+) -> AdamW:
+    """AdamW over the trainable parameters; norms, biases, position and mask tokens are not decayed.
+
+    Args:
+        modules: Whose parameters are trained.
+        schedule: Learning rate and weight decay.
+        betas: Of AdamW.
+        encoder_rate: Factor on the learning rate of all but the decoder: each group's ``rate``, which the schedulers
+            multiply with.
+    """
+    groups: dict[tuple[bool, bool], dict[int, nn.Parameter]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                free = parameter.ndim <= 1 or name.endswith(NOT_DECAYED)
-                (others if free else decayed)[id(parameter)] = parameter
-    groups = [
-        {"params": list(decayed.values()), "weight_decay": schedule.weight_decay},
-        {"params": list(others.values()), "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=schedule.learning_rate, betas=betas)
+                decayed = parameter.ndim > 1 and not name.endswith(NOT_DECAYED)
+                slower = encoder_rate != 1 and DECODER not in name.split(".")
+                groups.setdefault((slower, decayed), {})[id(parameter)] = parameter
+    return AdamW(
+        [
+            {
+                "params": list(parameters.values()),
+                "lr": schedule.learning_rate * (encoder_rate if slower else 1.0),
+                "rate": encoder_rate if slower else 1.0,
+                "weight_decay": schedule.weight_decay if decayed else 0.0,
+            }
+            for (slower, decayed), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        ],
+        lr=schedule.learning_rate,
+        betas=betas,
+    )
 
 
 def sgd(module: nn.Module, schedule: Schedule, momentum: float) -> SGD:
@@ -53,7 +76,7 @@ class WarmupPolyScheduler(PolyLRScheduler):  # type: ignore[misc]
             done = (current_step - self.warmup_epochs) / (self.max_steps - self.warmup_epochs)
             rate = self.initial_lr * (1 - done) ** self.exponent
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 

@@ -83,6 +83,36 @@ def test_what_is_decayed_and_what_is_not() -> None:
     assert not decayed & others
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.0])
+def test_all_but_the_decoder_learns_at_a_share_of_the_rate(factor: float) -> None:
+    network = network_of(CUBE)
+    optimizer = adamw([network], SCHEDULE, encoder_rate=factor)
+    WarmupPolyScheduler(optimizer, 0.01, 10, 1).step(0)
+    rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    parts = {name: name.split(".")[0] for name in before}
+    assert set(parts.values()) == {"encoder", "transformer", "decoder"}
+    for name, parameter in network.named_parameters():
+        assert rate_of[id(parameter)] == pytest.approx(0.005 * (1 if parts[name] == "decoder" else factor))
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {name for name in before if parts[name] == "decoder" or factor > 0}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.05, 0.0}
+
+
+def test_an_optimiser_from_before_the_factor_goes_on() -> None:
+    """Its groups in a checkpoint have no factor."""
+    network = nn.Linear(2, 2)
+    state = adamw([network], SCHEDULE).state_dict()
+    for group in state["param_groups"]:
+        del group["rate"]
+    optimizer = adamw([network], SCHEDULE)
+    optimizer.load_state_dict(state)
+    WarmupPolyScheduler(optimizer, 0.01, 10, 1).step(0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]
+
+
 def test_a_parameter_of_two_modules_is_taken_once() -> None:
     layer = nn.Linear(3, 3)
     groups = adamw([layer, nn.Sequential(layer)], SCHEDULE).param_groups
