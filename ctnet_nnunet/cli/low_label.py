@@ -19,7 +19,10 @@ def low_label(
     iterations: Annotated[int, typer.Option(help="Iterations of a supervised training.", min=1)],
     pretrain_iterations: Annotated[int, typer.Option(help="Iterations of a pretraining.", min=1)],
     draws: Annotated[int, typer.Option(help="Draws of the labelled cases; three or more for a claim.", min=1)] = 3,
-    arms: Annotated[list[str] | None, typer.Option(help="Arms to compare, by name; see below.")] = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option(help="Arms to compare, by name; see below. With --checkpoint, none but its own if none is named."),
+    ] = None,
     test_cases: Annotated[
         Path | None, typer.Option(help="File with the test cases, one a line; else a fifth is drawn.")
     ] = None,
@@ -47,7 +50,8 @@ def low_label(
 
     Arms: unet, unet-adamw, ctnet, ctnet-identity, ctnet+rotation, ctnet+masked, ctnet+ssl, unet+volf, ctnet+volf,
     ctnet+ssl+volf, ctnet-full (all labels of the pool); location, lines, planes (2d: imaging planes on the
-    plan's U-Net, whose scratch arm is unet-adamw).
+    plan's U-Net, whose scratch arm is unet-adamw); unet-twin, unet-mean-teacher, unet-reciprocal, their +volf, the same
+    of ctnet, their +ssl (semi-supervised, and without unlabelled scans).
     """
     if device not in ("cpu", "cuda", "mps"):
         raise SetupError(f"-device {device!r}: cpu, cuda or mps")
@@ -57,7 +61,7 @@ def low_label(
         dataset=dataset,
         labels=labels,
         draws=draws,
-        arms=arms or DEFAULT_ARMS,
+        arms=arms or (() if checkpoints else DEFAULT_ARMS),
         iterations=iterations,
         pretrain_iterations=pretrain_iterations,
         out=out.resolve(),
