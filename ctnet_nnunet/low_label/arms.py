@@ -59,8 +59,8 @@ class Arm:
 
     @property
     def plans(self) -> str:
-        """Name of its plans file."""
-        return "arm_" + "".join(c if c.isalnum() else "_" for c in self.name)
+        """Name of its plans file; no two arms share one, for it is the name of an arm's figures, too."""
+        return "arm_" + "".join(c if c.isalnum() else "_" for c in self.name.replace("@", "_at_"))
 
 
 def _pretrained(tasks: Mapping[str, float], trainer: str = "nnUNetTrainerCTNetPretrain") -> Pretraining:

@@ -70,10 +70,11 @@ def test_interrupted_gone_on_with_and_read(tiny: Tiny, tmp_path: Path) -> None:
     refused(run_warm(tiny.env, *words(tiny, out, "--arms", *ARMS, iterations="4")), "another iterations (3, now 4)")
     assert {page: (out / page).read_bytes() for page in PAGES[:2]} == {page: first[page] for page in PAGES[:2]}
 
-    own = run_warm(tiny.env, *words(tiny, out, "--checkpoint", f"mine={pretrained}")).succeeded()
-    assert own.stdout.count("$ nnUNetv2_train") == 1 and "[1/1] ctnet@mine, 1 label, draw 1" in own.stdout
+    own = run_warm(tiny.env, *words(tiny, out, "--checkpoint", f"rotation={pretrained}")).succeeded()
+    assert own.stdout.count("$ nnUNetv2_train") == 1 and "[1/1] ctnet@rotation, 1 label, draw 1" in own.stdout
     rows = list(csv.DictReader((out / "results.csv").open()))
-    assert list(dict.fromkeys(row["arm"] for row in rows)) == ["ctnet@mine", *ARMS], "what earlier lines trained is lost"
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    assert arms == ["ctnet@rotation", *ARMS], "what earlier lines trained is lost"
     assert f"{ARMS[0]} − {ARMS[1]}" in (out / "summary.md").read_text()
 
 

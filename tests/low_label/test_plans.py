@@ -152,7 +152,7 @@ def test_an_arm_whose_task_the_network_cannot_do_is_refused() -> None:
 def test_selection() -> None:
     chosen = select(["ctnet", "unet", "ctnet"], {"mine": "/some/file.pth"})
     assert [arm.name for arm in chosen.arms] == ["ctnet", "unet", "ctnet@mine"]
-    assert chosen.arms[-1].plans == "arm_ctnet_mine"
+    assert chosen.arms[-1].plans == "arm_ctnet_at_mine"
     with pytest.raises(SetupError, match="no such arm"):
         select(["ctnett"], {})
 

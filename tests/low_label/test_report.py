@@ -91,9 +91,11 @@ def test_labels_are_patients_where_a_pattern_finds_them(tmp_path: Path) -> None:
 def test_the_tables_are_of_every_arm_and_draw_in_the_folder(tmp_path: Path) -> None:
     """A later run may name one arm alone."""
     draws = [Draw(1, 1, ("a",)), Draw(1, 2, ("b",)), Draw(2, 1, ("a", "b"))]
-    selection = select(["ctnet"], {"new": "new.pth"}).with_all_others(["old", "new"])
+    known = ["volf", "new", "full"]  # two of them named like arms
+    selection = select(["ctnet"], {"new": "new.pth"}).with_all_others(known)
     assert [arm.name for arm in selection.arms[:2]] == ["ctnet", "ctnet@new"] and selection.arms[1].weights == "new.pth"
-    assert {arm.name for arm in selection.arms} == {*ARMS, "ctnet@old", "ctnet@new"}
-    assert len(selection.arms) == len(ARMS) + 2
+    assert {arm.name for arm in selection.arms} == {*ARMS, *(f"ctnet@{name}" for name in known)}
+    assert len(selection.arms) == len(ARMS) + len(known)
     trainings = supervised(Experiment(tmp_path, SETTINGS, draws), selection, draws)
-    assert len(trainings) == len({item.name for item in trainings}) == 3 * (len(ARMS) + 1) + 1
+    assert len(trainings) == 3 * (len(ARMS) - 1 + len(known)) + 1
+    assert len({item.name for item in trainings}) == len({item.folder for item in trainings}) == len(trainings)
