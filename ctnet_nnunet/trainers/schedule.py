@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
@@ -50,6 +51,11 @@ def adamw(
         lr=schedule.learning_rate,
         betas=betas,
     )
+
+
+def encoder_rate_of(groups: Iterable[Mapping[str, Any]]) -> float:
+    """The factor that an optimiser's groups, or those of its state in a checkpoint, were made with."""
+    return min(float(group.get("rate", 1.0)) for group in groups)
 
 
 def sgd(module: nn.Module, schedule: Schedule, momentum: float) -> SGD:

@@ -17,6 +17,7 @@ from ctnet_nnunet.errors import CheckpointError, TrainingError
 from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.trainers.checkpointing import CheckpointingTrainer
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
+from ctnet_nnunet.trainers.schedule import adamw
 
 
 class StandIn(ResilientTrainer):
@@ -140,6 +141,19 @@ def test_continuing_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     StandIn(tmp_path, resuming=False).refuse_impossible_resume()
     (tmp_path / "checkpoint_latest.pth").write_bytes(b"")
     StandIn(tmp_path, resuming=True).refuse_impossible_resume()
+
+
+@pytest.mark.parametrize(("then", "now"), [(0.1, 1.0), (1.0, 0.1), (0.1, 0.0)])
+def test_continuing_with_another_encoder_rate_is_refused(
+    capsys: pytest.CaptureFixture[str], then: float, now: float
+) -> None:
+    trainer = StandIn(was_initialized=True)
+    trainer.optimizer = adamw([trainer.network], trainer.schedule, encoder_rate=now)
+    state = adamw([trainer.network], trainer.schedule, encoder_rate=then).state_dict()
+    with pytest.raises(SystemExit) as end:
+        trainer.load_checkpoint({"network_weights": trainer.network.state_dict(), "optimizer_state": state})
+    assert end.value.code == 2
+    assert f"trained with encoder_rate {then:g}, the plan now has {now:g}; set it back" in capsys.readouterr().err
 
 
 def test_a_new_training_sets_the_old_ones_checkpoints_aside(tmp_path: Path) -> None:
