@@ -119,7 +119,8 @@ def refused(finished: Finished, *expected: str) -> None:
 
 def test_what_is_refused_before_anything_is_submitted(cluster: Cluster, long_chain: Finished, tmp_path: Path) -> None:
     asked = ("--folds", 0, "--engine", "slurm")
-    refused(cluster.run(*cluster.crossval(SLOW, *asked)), "earlier start still wait or run", "scancel")
+    again = ("--pretrain", PRETRAINER, *asked)  # its fold may have begun from the pretraining, and then wants it named
+    refused(cluster.run(*cluster.crossval(SLOW, *again)), "earlier start still wait or run", "scancel")
     wrong = ("--slurm", "partition=nowhere")
     refused(cluster.run(*cluster.crossval("nnUNetTrainerCTNet", *asked, *wrong)), "partition=nowhere", "debug, urgent")
     refused(cluster.run(*cluster.crossval("nnUNetTrainerCTNet", *asked), PATH=str(tmp_path)), "no sbatch on PATH")
