@@ -97,7 +97,7 @@ class ReciprocalStep:
 
     Args:
         student, teacher: Networks (B, C, *patch) → logits (B, classes or regions, *patch), or a list with these first.
-        student_optimizer, teacher_optimizer: η is the learning rate of the student's first group.
+        student_optimizer, teacher_optimizer: η is the student's learning rate, that of each parameter's own group.
         losses: See :class:`Losses`.
         options: See :class:`ReciprocalOptions`.
         regions: The logits are regions under a sigmoid each.
@@ -174,7 +174,7 @@ class ReciprocalStep:
         self, labelled: Tensor, target: Any, unlabelled: Tensor, labels: Tensor, outputs: dict[str, float]
     ) -> float | None:
         """Let the student learn from the pseudo-labels; returns h, or None if something was not finite."""
-        optimizer, rate = self.student_optimizer, float(self.student_optimizer.param_groups[0]["lr"])
+        optimizer = self.student_optimizer
         by_gradient = self.options.feedback == "gradient"
         seed = int(torch.randint(2**31, (1,))) if self._is_noisy() else None
         before = NAN if by_gradient else self._risk(labelled, target, seed)
@@ -194,7 +194,7 @@ class ReciprocalStep:
         optimizer.zero_grad(set_to_none=True)
 
         if by_gradient:
-            h = rate * self._gradient_product(g_u, labelled, target, outputs)
+            h = self._first_order_drop(g_u, labelled, target, outputs)
         else:
             outputs["loss_student_labelled"] = self._risk(labelled, target, seed)
             h = before - outputs["loss_student_labelled"]
@@ -207,17 +207,18 @@ class ReciprocalStep:
             return images
         return images + torch.empty_like(images).normal_(0, deviation, generator=self.generator)
 
-    def _gradient_product(
+    def _first_order_drop(
         self, g_u: list[Tensor | None], labelled: Tensor, target: Any, outputs: dict[str, float]
     ) -> float:
-        """⟨g_u, g_l⟩ with g_l at θ_S'; g_l is not applied."""
+        """η⟨g_u, g_l⟩ with g_l at θ_S'; g_l is not applied."""
         with self.autocast():
             risk = self.losses.student(full_resolution(self.student(labelled)), target)
         outputs["loss_student_labelled"] = _mean_over_processes(risk)
         self._backward(risk)
         g_l = [p.grad for p in _parameters(self.student_optimizer)]
-        pairs = [(u, g) for u, g in zip(g_u, g_l, strict=True) if u is not None and g is not None]
-        products = [torch.dot(u.flatten(), g.flatten()) for u, g in pairs]
+        rates = [group["lr"] for group in self.student_optimizer.param_groups for _ in group["params"]]
+        triples = [(r, u, g) for r, u, g in zip(rates, g_u, g_l, strict=True) if u is not None and g is not None]
+        products = [rate * torch.dot(u.flatten(), g.flatten()) for rate, u, g in triples]
         self.student_optimizer.zero_grad(set_to_none=True)
         scale = 1.0 if self.scaler is None else self.scaler.get_scale()
         return math.fsum(torch.stack(products).tolist()) / scale if products else 0.0

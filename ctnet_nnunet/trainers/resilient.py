@@ -113,14 +113,19 @@ class ResilientTrainer(CheckpointingTrainer):
             )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyScheduler]:
-        rate = self.options.encoder_rate if self.mode == "supervised" else 1.0
-        if rate != 1:
-            how = f"learns at {rate:g} of the learning rate" if rate else "is frozen"
-            self.print_to_log_file(f"all but the decoder {how} (encoder_rate)")
+        rate = self.announced_encoder_rate() if self.mode == "supervised" else 1.0
         optimizer = adamw(self._optimised_modules(), self.schedule, self.betas, rate)
         return optimizer, WarmupPolyScheduler(
             optimizer, self.schedule.learning_rate, self.schedule.epochs, self.schedule.warmup_epochs or 0
         )
+
+    def announced_encoder_rate(self) -> float:
+        """Option ``encoder_rate``; if it is not 1, the log says what it does."""
+        rate = self.options.encoder_rate
+        if rate != 1:
+            how = f"learns at {rate:g} of the learning rate" if rate else "is frozen"
+            self.print_to_log_file(f"all but the decoder {how} (encoder_rate)")
+        return rate
 
     def _optimised_modules(self) -> list[nn.Module]:
         return [self.network]

@@ -36,7 +36,7 @@ def adamw(
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 decayed = parameter.ndim > 1 and not name.endswith(NOT_DECAYED)
-                slower = encoder_rate != 1 and DECODER not in name.split(".")
+                slower = encoder_rate != 1 and _is_before_decoder(name)
                 groups.setdefault((slower, decayed), {})[id(parameter)] = parameter
     return AdamW(
         [
@@ -53,15 +53,29 @@ def adamw(
     )
 
 
+def _is_before_decoder(name: str) -> bool:
+    return DECODER not in name.split(".")
+
+
 def encoder_rate_of(groups: Iterable[Mapping[str, Any]]) -> float:
     """The factor that an optimiser's groups, or those of its state in a checkpoint, were made with."""
     return min(float(group.get("rate", 1.0)) for group in groups)
 
 
-def sgd(module: nn.Module, schedule: Schedule, momentum: float) -> SGD:
-    """SGD over the trainable parameters, all of them decayed."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return SGD(parameters, lr=schedule.learning_rate, momentum=momentum, weight_decay=schedule.weight_decay)
+def sgd(module: nn.Module, schedule: Schedule, momentum: float, encoder_rate: float = 1.0) -> SGD:
+    """SGD over the trainable parameters, all of them decayed; ``encoder_rate`` as for :func:`adamw`."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(encoder_rate if _is_before_decoder(name) else 1.0, []).append(parameter)
+    return SGD(
+        [
+            {"params": parameters, "lr": schedule.learning_rate * rate, "rate": rate}
+            for rate, parameters in groups.items()
+        ],
+        momentum=momentum,
+        weight_decay=schedule.weight_decay,
+    )
 
 
 class WarmupPolyScheduler(PolyLRScheduler):  # type: ignore[misc]
@@ -125,7 +139,7 @@ class TenfoldScheduler(PolyLRScheduler):  # type: ignore[misc]
             self.ctr += 1
         falls = 12 * current_step // (5 * self.max_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.initial_lr * 0.1**falls
+            group["lr"] = self.initial_lr * 0.1**falls * group.get("rate", 1.0)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 

@@ -68,6 +68,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
         self.loss = self._build_loss()
+        self.announced_encoder_rate()
         student = self._new_network()
         self.optimizer, self.lr_scheduler = self.optimizer_and_schedule(student)
         self.network = self.wrapped(student)
@@ -104,7 +105,11 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
     def optimizer_and_schedule(self, network: nn.Module) -> tuple[torch.optim.Optimizer, PhasedScheduler]:
         schedule, first = self.schedule, self.pretraining_epochs()
         by_sgd = self.semi.optimizer == "sgd"
-        optimizer = sgd(network, schedule, self.semi.momentum) if by_sgd else adamw([network], schedule, self.betas)
+        rate = self.options.encoder_rate
+        if by_sgd:
+            optimizer: torch.optim.Optimizer = sgd(network, schedule, self.semi.momentum, rate)
+        else:
+            optimizer = adamw([network], schedule, self.betas, rate)
         phases = [(start, epochs) for start, epochs in ((0, first), (first, schedule.epochs - first)) if epochs]
         return optimizer, PhasedScheduler([
             (start, TenfoldScheduler(optimizer, schedule.learning_rate, epochs))

@@ -44,6 +44,22 @@ def test_h_is_the_drop_of_the_risk_up_to_the_square_of_the_rate() -> None:
     assert errors[-1] < 0.01 * 0.0025
 
 
+def test_a_slower_part_of_the_student_enters_h_at_its_own_rate() -> None:
+    errors = []
+    for rate in (0.02, 0.01):
+        student, teacher = net(1), net(2)
+        x_l, y_l, x_u = batch(3)
+        first, *others = student.parameters()
+        groups = [{"params": [first], "lr": rate / 10}, {"params": others, "lr": rate}]
+        step = ReciprocalStep(
+            student, teacher, torch.optim.SGD(groups), torch.optim.SGD(teacher.parameters(), lr=rate), plain_losses()
+        )
+        before = risk(student, x_l, y_l)
+        h = step(x_l, y_l, x_u)["h"]
+        errors.append(abs(h - (before - risk(student, x_l, y_l))))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+
+
 def test_the_finite_difference_is_the_drop_whatever_the_optimiser() -> None:
     student, teacher = net(1), net(2)
     x_l, y_l, x_u = batch(3)

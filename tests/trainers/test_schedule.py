@@ -84,10 +84,15 @@ def test_what_is_decayed_and_what_is_not() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.0])
-def test_all_but_the_decoder_learns_at_a_share_of_the_rate(factor: float) -> None:
+@pytest.mark.parametrize("by_sgd", [False, True])
+def test_all_but_the_decoder_learns_at_a_share_of_the_rate(factor: float, by_sgd: bool) -> None:
     network = network_of(CUBE)
-    optimizer = adamw([network], SCHEDULE, encoder_rate=factor)
-    WarmupPolyScheduler(optimizer, 0.01, 10, 1).step(0)
+    if by_sgd:
+        optimizer: torch.optim.Optimizer = sgd(network, SCHEDULE, 0.9, encoder_rate=factor)
+        TenfoldScheduler(optimizer, 0.005, 10).step(0)
+    else:
+        optimizer = adamw([network], SCHEDULE, encoder_rate=factor)
+        WarmupPolyScheduler(optimizer, 0.01, 10, 1).step(0)
     rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     parts = {name: name.split(".")[0] for name in before}
@@ -98,7 +103,7 @@ def test_all_but_the_decoder_learns_at_a_share_of_the_rate(factor: float) -> Non
     optimizer.step()
     moved = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == {name for name in before if parts[name] == "decoder" or factor > 0}
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.05, 0.0}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == ({0.05} if by_sgd else {0.05, 0.0})
 
 
 def test_an_optimiser_from_before_the_factor_goes_on() -> None:

@@ -86,6 +86,21 @@ def test_a_phase_is_warmed_up_for_a_tenth_of_its_own_epochs() -> None:
     assert rates(trainer(nnUNetTrainerSupervisedTwin))[0] == pytest.approx(peak / 3.5)  # one phase, 2.5 of 25
 
 
+@pytest.mark.parametrize("preset", ["rlsss", "nnunet"])
+def test_all_but_the_decoder_is_slower_if_asked_for(preset: str) -> None:
+    whole, slow = trainer(preset=preset), trainer(preset=preset)
+    slow.options = read_options({"epochs": EPOCHS, "encoder_rate": 0.1, "semi_supervised": {"preset": preset}})
+    slow.network = nn.ModuleDict({"encoder": nn.Linear(1, 1), "decoder": nn.Linear(1, 1)})
+    optimizer, schedule = slow.optimizer_and_schedule(slow.network)
+    expected = rates(whole)
+    for epoch in range(EPOCHS):
+        schedule.step(epoch)
+        found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for part, factor in (("encoder", 0.1), ("decoder", 1.0)):
+            for parameter in slow.network[part].parameters():
+                assert found[id(parameter)] == pytest.approx(factor * expected[epoch])
+
+
 def test_the_student_starts_as_the_teacher_is_if_asked_to() -> None:
     for wanted in (False, True):
         made = trainer(student_from_teacher=wanted)
