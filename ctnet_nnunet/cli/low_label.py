@@ -41,7 +41,7 @@ def low_label(
     ] = None,
     checkpoints: Annotated[
         list[str] | None,
-        typer.Option("--checkpoint", help="NAME=FILE: an arm ctnet@NAME fine-tuned from a file of yours."),
+        typer.Option("--checkpoint", help="NAME=FILE of yours: the start of ARM@NAME (ctnet@NAME if no arm has it)."),
     ] = None,
     workers: Annotated[int, typer.Option(help="Trainings at once; on a CPU they share its cores.", min=1)] = 1,
     device: Annotated[str, typer.Option("-device", "--device", help="cpu, cuda or mps.")] = "cpu",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ctnet_nnunet.errors import SetupError
@@ -134,27 +134,47 @@ class Selection:
         Args:
             checkpoints: Names of the checkpoints that the folder knows.
         """
-        known = [*ARMS.values(), *(_of_checkpoint(name, None) for name in checkpoints)]
+        started = [_started(arm, name, None) for name in checkpoints for arm in ARMS.values() if _can_start(arm)]
         here = {arm.name for arm in self.arms}
-        return Selection((*self.arms, *(arm for arm in known if arm.name not in here)))
+        return Selection((*self.arms, *(arm for arm in (*ARMS.values(), *started) if arm.name not in here)))
 
 
-def _of_checkpoint(name: str, file: str | None) -> Arm:
-    return Arm(f"ctnet@{name}", "ctnet", weights=file)
+def _can_start(arm: Arm) -> bool:
+    """Whether an arm can start from a user's checkpoint: one that has no pretraining of its own."""
+    return arm.pretraining is None and not arm.all_labels
+
+
+def _started(arm: Arm, checkpoint: str, file: str | None) -> Arm:
+    return replace(arm, name=f"{arm.name}@{checkpoint}", weights=file)
 
 
 def select(names: Iterable[str], checkpoints: Mapping[str, str]) -> Selection:
-    """The arms of that name, and one more, ``ctnet@NAME``, for each of the user's checkpoints.
+    """The arms of that name; ``ARM@NAME`` is ARM from the user's checkpoint NAME.
+
+    Args:
+        names: As typed.
+        checkpoints: NAME → file. One that no arm starts from is ``ctnet@NAME``'s.
 
     Raises:
         SetupError: On an unknown name, or none.
     """
-    chosen = []
-    for name in dict.fromkeys(names):
-        if name not in ARMS:
-            raise SetupError(f"--arms {name}: no such arm; there are {', '.join(ARMS)}")
-        chosen.append(ARMS[name])
-    chosen += [_of_checkpoint(name, file) for name, file in checkpoints.items()]
+    chosen = [_named(name, checkpoints) for name in dict.fromkeys(names)]
+    used = {arm.name.partition("@")[2] for arm in chosen}
+    chosen += [_started(ARMS["ctnet"], name, file) for name, file in checkpoints.items() if name not in used]
     if not chosen:
         raise SetupError(f"--arms: none given; there are {', '.join(ARMS)}")
     return Selection(tuple(chosen))
+
+
+def _named(name: str, checkpoints: Mapping[str, str]) -> Arm:
+    base, at, checkpoint = name.partition("@")
+    if base not in ARMS:
+        raise SetupError(f"--arms {name}: no such arm; there are {', '.join(ARMS)}")
+    if not at:
+        return ARMS[base]
+    if not _can_start(ARMS[base]):
+        starting = ", ".join(arm.name for arm in ARMS.values() if _can_start(arm))
+        raise SetupError(f"--arms {name}: {base} does not start from a checkpoint of yours; these do: {starting}")
+    if checkpoint not in checkpoints:
+        raise SetupError(f"--arms {name}: no checkpoint of that name; give --checkpoint {checkpoint or 'NAME'}=FILE")
+    return _started(ARMS[base], checkpoint, checkpoints[checkpoint])

@@ -85,8 +85,8 @@ def _check_weights(arm: Arm, plans: Mapping[str, Any], channels: int, classes: i
     if unfit:
         first = unfit[0]
         raise CheckpointError(
-            f"{arm.weights}: {len(unfit)} of {len(wanted)} tensors do not fit this plan's CTNet (first: {first.key}, "
-            f"{first.action}); bring it over with `ctnet transfer`"
+            f"{arm.weights}: {len(unfit)} of {len(wanted)} tensors do not fit the network of {arm.name} (first: "
+            f"{first.key}, {first.action}); bring it over with `ctnet transfer`"
         )
 
 

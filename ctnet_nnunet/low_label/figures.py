@@ -104,7 +104,7 @@ def _draw_boxes(panel: Axes, rows: Sequence[Row], arms: Sequence[str], colours: 
         keys = dict.fromkeys((row.draw, row.case) for row in own)
         means = [_plain_mean([row.dice for row in own if (row.draw, row.case) == key]) for key in keys]
         values.append([value for value in means if not math.isnan(value)])
-    boxes = panel.boxplot(values, vert=False, widths=0.6, patch_artist=True, showfliers=False)
+    boxes = panel.boxplot(values, orientation="horizontal", widths=0.6, patch_artist=True, showfliers=False)
     for box, arm in zip(boxes["boxes"], arms, strict=True):
         box.set(facecolor=f"{colours[arm]}40", edgecolor=colours[arm], linewidth=1)
     for part in ("whiskers", "caps"):

@@ -60,7 +60,7 @@ def arm_plans(
 ) -> dict[str, Any]:
     """The plans file of an arm's supervised training."""
     plans = _plans(base, configuration, settings, arm.plans, arm.network, None)
-    if arm.semi_supervised and arm.pretraining is not None:
+    if arm.semi_supervised and (arm.pretraining is not None or arm.weights is not None):
         block = plans["configurations"][settings.configuration]["ctnet"]
         block["semi_supervised"] = {**block["semi_supervised"], "teacher_from_pretrained": True}
     return plans

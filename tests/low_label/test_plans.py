@@ -157,6 +157,23 @@ def test_selection() -> None:
         select(["ctnett"], {})
 
 
+def test_an_arm_from_a_checkpoint() -> None:
+    files = {"mine": "/1.pth", "same": "/1.pth"}
+    chosen = select(["unet", "unet@mine", "unet-reciprocal@same"], files).arms
+    assert [(arm.name, arm.network, arm.trainer, arm.weights) for arm in chosen] == [
+        ("unet", "unet", "nnUNetTrainerStockSGD", None),
+        ("unet@mine", "unet", "nnUNetTrainerStockSGD", "/1.pth"),
+        ("unet-reciprocal@same", "unet", "nnUNetTrainerReciprocal", "/1.pth"),
+    ]
+    assert [arm.name for arm in select(["unet@mine"], files).arms] == ["unet@mine", "ctnet@same"]
+    started = arm_plans(BASE, CONFIGURATION, SETTINGS, chosen[-1])
+    assert read_options(block_of(started)).semi_supervised.teacher_from_pretrained
+    with pytest.raises(SetupError, match=r"unet\+volf@mine: unet\+volf does not start from a checkpoint of yours"):
+        select(["unet+volf@mine"], files)
+    with pytest.raises(SetupError, match=r"unet@other: no checkpoint of that name; give --checkpoint other=FILE"):
+        select(["unet@other"], files)
+
+
 def test_semi_supervised_arms_hide_the_labels_of_the_pool_s_other_cases(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, SETTINGS, [Draw(1, 1, ("b",)), Draw(2, 1, ("a", "c"))])
     assert experiment.semi_split() == {
