@@ -17,10 +17,11 @@ from ctnet_nnunet.errors import DataError
 from ctnet_nnunet.evaluation.pictures import PICTURE_WIDTH_INCH, Picture, svg_uri
 from ctnet_nnunet.evaluation.plots import INK, SHADES, sober
 from ctnet_nnunet.evaluation.report import style_sheet
-from ctnet_nnunet.evaluation.statistics import PairedTest, Summary, holm, paired_test, summarise
+from ctnet_nnunet.evaluation.statistics import PairedTest, Summary, holm, overlap_pairs, paired_test, summarise
 from ctnet_nnunet.evaluation.tables import METRIC_NAMES, ScoreTable
 
 ALL = "mean of structures"
+OVERLAPS = ("dice", "jaccard", "nsd")
 COLUMNS = (
     "metric", "structure", "first", "second", "pairs", "first_mean", "second_mean", "mean_difference",
     "median_difference", "effect", "p", "p_corrected",
@@ -44,7 +45,8 @@ class Difference:
 def compare_methods(methods: Sequence[ScoreTable], metric: str) -> list[Difference]:
     """Every pair of methods, structure by structure and for each case's mean over its structures.
 
-    Only cases that both methods have a value for are compared.
+    Only cases that both methods have a value for are compared; see
+    :func:`~ctnet_nnunet.evaluation.statistics.overlap_pairs` for what one of them rightly leaves empty.
 
     Raises:
         DataError: If two methods share no case, or have other structures.
@@ -57,12 +59,10 @@ def compare_methods(methods: Sequence[ScoreTable], metric: str) -> list[Differen
     found = []
     for one, two in itertools.combinations(methods, 2):
         for structure in (ALL, *one.structures):
-            mine, theirs = _by_case(one, metric, structure), _by_case(two, metric, structure)
-            shared = [case for case in mine if case in theirs]
-            if not shared:
+            paired = _pairs_by_case(one, two, metric, structure)
+            if not paired:
                 raise DataError(f"{one.name} and {two.name} share no case; evaluate both on the same reference")
-            pairs = [(mine[case], theirs[case]) for case in shared]
-            pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
+            pairs = [pair for pair in paired if not any(map(math.isnan, pair))]
             test = paired_test(a - b for a, b in pairs)
             means = (summarise(a for a, _ in pairs), summarise(b for _, b in pairs))
             found.append(Difference(structure, one.name, two.name, *means, test, math.nan))
@@ -112,8 +112,8 @@ def comparison_figure(methods: Sequence[ScoreTable], metric: str) -> Figure:
         for row, structure in enumerate(structures):
             values = [v for v in _by_case(method, metric, structure).values() if not math.isnan(v)]
             place = row + step * (number - (len(methods) - 1) / 2)
-            boxes = panel.boxplot([values], positions=[place], vert=False, widths=0.7 * step, showfliers=False,
-                                  patch_artist=True, manage_ticks=False)  # fmt: skip
+            boxes = panel.boxplot([values], positions=[place], orientation="horizontal", widths=0.7 * step,
+                                  showfliers=False, patch_artist=True, manage_ticks=False)  # fmt: skip
             for name, lines in boxes.items():
                 for line in lines:
                     line.set(color=colour, linewidth=1.8 if name == "medians" else 1)
@@ -134,6 +134,17 @@ def shared_cases(methods: Sequence[ScoreTable]) -> dict[str, int]:
     cases = {method.name: {case for case, _ in method.values["dice"]} for method in methods}
     common = set.intersection(*cases.values())
     return {name: len(own - common) for name, own in cases.items()}
+
+
+def _pairs_by_case(one: ScoreTable, two: ScoreTable, metric: str, structure: str) -> list[tuple[float, float]]:
+    """Both methods' values of one structure, or the means over structures, in each case that both have."""
+    mine, theirs = one.values[metric], two.values[metric]
+    if metric in OVERLAPS:
+        pairs = overlap_pairs(mine, theirs)
+        mine, theirs = ({key: pair[side] for key, pair in pairs.items()} for side in (0, 1))
+    first = _by_case(ScoreTable(one.name, {metric: mine}), metric, structure)
+    second = _by_case(ScoreTable(two.name, {metric: theirs}), metric, structure)
+    return [(first[case], second[case]) for case in first if case in second]
 
 
 def _by_case(method: ScoreTable, metric: str, structure: str) -> dict[str, float]:

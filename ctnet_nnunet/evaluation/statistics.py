@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 from ctnet_nnunet.evaluation.metrics import Scores
 
+Key = TypeVar("Key", bound=Hashable)
 CaseTable = Mapping[str, Mapping[str, Scores]]
 """case → structure name → scores."""
 
@@ -89,6 +91,19 @@ def paired_test(differences: Iterable[float]) -> PairedTest:
     ranks = stats.rankdata(np.abs(changed))
     effect = float((ranks * np.sign(changed)).sum() / ranks.sum())
     return PairedTest(len(kept), mean, median, float(stats.wilcoxon(kept).pvalue), effect)
+
+
+def overlap_pairs(first: Mapping[Key, float], second: Mapping[Key, float]) -> dict[Key, tuple[float, float]]:
+    """Both methods' Dice, Jaccard or NSD of each (case, structure) that both have, for a paired test.
+
+    Where the reference is empty, an empty prediction is right and has no value, and another one has 0. If just one of
+    the two is right, it counts as 1: left out, the pair would hide what makes the methods differ.
+    """
+    pairs = {key: (first[key], second[key]) for key in first if key in second}
+    return {
+        key: (1.0 if math.isnan(a) and not math.isnan(b) else a, 1.0 if math.isnan(b) and not math.isnan(a) else b)
+        for key, (a, b) in pairs.items()
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

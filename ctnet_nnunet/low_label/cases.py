@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.files import sha256
 
 TEST_SHARE = 0.2
+REMOVE = "remove it from imagesUn and run ctnet preprocess-unlabeled again"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_case_list(file: Path, what: str, known: Sequence[str]) -> list[str]:
         DataError: If it names a case that is not preprocessed.
     """
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"{what} {file}: cannot be read as text ({error}); give a file with one case a line") from None
     names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
@@ -171,32 +172,24 @@ def refuse_studies(
                 )
 
 
-def refuse_scans_among_unlabelled(
-    unlabelled: Path, raw: Path, hidden: Sequence[str], channels: int, ending: str, what: str
-) -> None:
-    """Raise DataError if a scan of imagesUn is a hidden case: by its name, or by its bytes under another one.
+def refuse_unlabelled_names(scans: Iterable[str], hidden: Sequence[str], pattern: str | None, what: str) -> None:
+    """Raise DataError if a scan of imagesUn has the name of a hidden case or, with ``pattern``, is of its patient."""
+    owners = {patient_of(case, pattern): case for case in hidden}
+    for scan in scans:
+        if scan in hidden:
+            raise DataError(f"imagesUn: {scan} is a {what}, and imagesUn is pretrained on; {REMOVE}")
+        fitting = re.search(pattern, scan) if pattern is not None else None
+        if fitting and (case := owners.get(str(fitting[1]))):
+            raise DataError(f"imagesUn: {scan} is of the patient of {what} {case}, and is pretrained on; {REMOVE}")
 
-    Args:
-        unlabelled: imagesUn.
-        raw: Where the hidden cases' images lie.
-        hidden: Cases that no training may see.
-        channels: Images of a case.
-        ending: Of the files.
-        what: What the hidden cases are, for the message.
-    """
-    if not unlabelled.is_dir():
-        return
-    scans = sorted(unlabelled.glob(f"*{ending}"))
-    endings = [f"_{channel:04d}{ending}" for channel in range(channels)]
-    files = {raw / f"{case}{end}": case for case in hidden for end in endings if (raw / f"{case}{end}").is_file()}
-    names = {file.name for file in files}
-    sizes = {file.stat().st_size for file in files}
+
+def refuse_unlabelled_contents(scans: Iterable[Path], hidden: Mapping[Path, str], what: str) -> None:
+    """Raise DataError if a file of imagesUn has the bytes of a hidden case's (file → case)."""
+    sizes = {file.stat().st_size for file in hidden}
     contents: dict[str, str] = {}
     for scan in scans:
-        if scan.name in names:
-            raise DataError(f"{scan}: is a {what}, and imagesUn is pretrained on; remove it from imagesUn")
         if scan.stat().st_size not in sizes:
             continue
-        contents = contents or {sha256(file): case for file, case in files.items()}
+        contents = contents or {sha256(file): case for file, case in hidden.items()}
         if case := contents.get(sha256(scan)):
-            raise DataError(f"{scan}: is {what} {case} under another name; remove it from imagesUn")
+            raise DataError(f"{scan}: is {what} {case} under another name; {REMOVE}")

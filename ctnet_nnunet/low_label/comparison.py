@@ -12,9 +12,11 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ctnet_nnunet.evaluation.statistics import PairedTest, Summary, holm, paired_test, summarise
+from ctnet_nnunet.evaluation.statistics import PairedTest, Summary, holm, overlap_pairs, paired_test, summarise
 from ctnet_nnunet.low_label.scores import Row
 
+Place = tuple[int, str, str]
+"""Draw, case and structure."""
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
 
 
@@ -84,7 +86,10 @@ def compare_arms(rows: Sequence[Row]) -> list[Comparison]:
     """Every pair of arms with the same number of labels, by the Dice of each draw and test case."""
     found = []
     for labels in dict.fromkeys(row.labels for row in rows):
-        values = _dice_by_draw_and_case([row for row in rows if row.labels == labels])
+        values: dict[str, dict[Place, float]] = {}
+        for row in rows:
+            if row.labels == labels:
+                values.setdefault(row.arm, {})[row.draw, row.case, row.structure] = row.dice
         tested = [_paired(values, first, second) for first, second in itertools.combinations(values, 2)]
         tested = [item for item in tested if item[2].pairs]
         corrected = holm([test.p for *_, test in tested])
@@ -94,17 +99,12 @@ def compare_arms(rows: Sequence[Row]) -> list[Comparison]:
 
 
 def _paired(
-    values: Mapping[str, Mapping[tuple[int, str], float]], first: str, second: str
+    values: Mapping[str, Mapping[Place, float]], first: str, second: str
 ) -> tuple[str, str, PairedTest]:
-    shared = [key for key in values[first] if key in values[second]]
-    return first, second, paired_test([values[first][key] - values[second][key] for key in shared])
-
-
-def _dice_by_draw_and_case(rows: Sequence[Row]) -> dict[str, dict[tuple[int, str], float]]:
-    table: dict[str, dict[tuple[int, str], list[float]]] = {}
-    for row in rows:
-        table.setdefault(row.arm, {}).setdefault((row.draw, row.case), []).append(row.dice)
-    return {arm: {key: _mean(dice) for key, dice in cases.items()} for arm, cases in table.items()}
+    differences: dict[tuple[int, str], list[float]] = {}
+    for (draw, case, _), (mine, other) in overlap_pairs(values[first], values[second]).items():
+        differences.setdefault((draw, case), []).append(mine - other)
+    return first, second, paired_test(map(_mean, differences.values()))
 
 
 def _mean_of_cases(rows: Sequence[Row], metric: str) -> float:

@@ -13,6 +13,8 @@ from typing import Any
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.files import write_text
 from ctnet_nnunet.low_label.cases import Draw, patient_of
+from ctnet_nnunet.unlabeled.dataset import unlabeled_identifiers
+from ctnet_nnunet.unlabeled.records import read_record
 
 FILE_NAME = "experiment.json"
 POOL_FOLD = 0
@@ -63,6 +65,25 @@ class Settings:
         return math.ceil(iterations / self.epochs)
 
 
+@dataclass(frozen=True)
+class UnlabelledScans:
+    """The preprocessed scans of imagesUn: how many, and a hash of what they were made from."""
+
+    count: int
+    content: str
+
+    @classmethod
+    def of(cls, folder: Path) -> UnlabelledScans:
+        """Those of a folder, which need not exist."""
+        scans = unlabeled_identifiers(folder)
+        records = {scan: read_record(folder, scan) or {} for scan in scans}
+        sources = {scan: [entry["sha1"] for entry in record.get("inputs", ())] for scan, record in records.items()}
+        return cls(len(scans), hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16])
+
+    def __str__(self) -> str:
+        return f"{self.count} scan{'s' if self.count != 1 else ''} of imagesUn ({self.content})"
+
+
 @dataclass
 class Experiment:
     """Settings, and the draws in the order in which they became folds 1, 2, ….
@@ -73,6 +94,7 @@ class Experiment:
         draws: Labelled draws; a later run may add some.
         seconds: Training → how long it ran, for the estimate of what is left.
         checkpoints: Name of a user's checkpoint → SHA-256 of the file that its figures are of.
+        unlabelled: What of imagesUn the pretrainings read beside the pool; None before the first one.
     """
 
     folder: Path
@@ -80,6 +102,20 @@ class Experiment:
     draws: list[Draw] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
+    unlabelled: UnlabelledScans | None = None
+
+    def read_unlabelled(self, scans: UnlabelledScans) -> None:
+        """Keep what this run's pretrainings read.
+
+        Raises:
+            SetupError: Earlier ones read something else.
+        """
+        if self.unlabelled not in (None, scans):
+            raise SetupError(
+                f"{self.folder} holds a comparison whose pretrainings read {self.unlabelled}, now {scans}: figures of "
+                "both in one table would not compare; give another --out"
+            )
+        self.unlabelled = scans
 
     def add_draws(self, draws: Sequence[Draw]) -> None:
         """Give new draws their folds."""
@@ -112,6 +148,7 @@ class Experiment:
             "draws": [asdict(draw) for draw in self.draws],
             "seconds": self.seconds,
             "checkpoints": self.checkpoints,
+            "unlabelled": None if self.unlabelled is None else asdict(self.unlabelled),
         }
         write_text(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
@@ -138,6 +175,8 @@ def open_experiment(folder: Path, settings: Settings, checkpoints: Mapping[str, 
         old = content["settings"]
         draws = [Draw(draw["labels"], draw["number"], tuple(draw["cases"])) for draw in content["draws"]]
         seconds = {str(name): float(value) for name, value in content["seconds"].items()}
+        scans = content.get("unlabelled")
+        unlabelled = None if scans is None else UnlabelledScans(int(scans["count"]), str(scans["content"]))
         known = {str(name): str(value) for name, value in content.get("checkpoints", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SetupError(f"{file} cannot be read ({error!r}); give another --out") from error
@@ -153,7 +192,7 @@ def open_experiment(folder: Path, settings: Settings, checkpoints: Mapping[str, 
             raise SetupError(
                 f"--checkpoint {name}: {folder} holds figures of another file under this name; give it another name"
             )
-    return Experiment(folder, settings, draws, seconds, known)
+    return Experiment(folder, settings, draws, seconds, known, unlabelled)
 
 
 def plans_hash(plans: Mapping[str, Any], configuration: str) -> str:

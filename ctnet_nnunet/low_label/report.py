@@ -25,9 +25,11 @@ NOTES = (
     "prediction; “missed” counts those in truth alone, “spurious” those in the prediction alone, over all draws. Their "
     "Dice is 0 and counts; a structure that is in neither has no value.",
     "All arms have the same labelled draws, iterations, augmentation, patch and batch. Arms with the same network and "
-    "the same tasks share one pretraining on the images of the pool, so the spread does not hold a pretraining's own.",
+    "the same tasks share one pretraining, on the images of the pool and imagesUn, so the spread does not hold a "
+    "pretraining's own. Semi-supervised arms read the pool's other images, and not imagesUn, while they train.",
     "p: Wilcoxon's signed-rank test on pairs of the same draw and test case, and corrected after Holm for all pairs in "
-    "the table. Draws share their test cases, so the pairs are not independent: a guide only.",
+    "the table. Draws share their test cases, so the pairs are not independent: a guide only. Where a structure is not "
+    "in truth, an arm that rightly leaves it out counts as 1 there if the other arm does not.",
     "Curves: nnU-Net's Dice on patches of the test cases, logged behind each epoch and smoothed over a tenth of the "
     "training. They are shown and nothing is chosen by them.",
 )
@@ -57,11 +59,13 @@ class Summaries:
     def facts(self) -> dict[str, str]:
         """What was run, for the head of either page."""
         settings = self.experiment.settings
+        unlabelled = self.experiment.unlabelled
         seconds = sum(self.experiment.seconds.values())
         done = len(self.experiment.seconds)
         facts = {
             "Dataset": f"{settings.dataset}, {settings.configuration}, plans {settings.plans}",
             "Pool": f"{len(settings.pool)} cases",
+            **({"Pretrained on": f"the pool and {unlabelled.count} scans of imagesUn"} if unlabelled else {}),
             "Test cases": f"{len(settings.test)}: {_listed(settings.test)}",
             "Training": f"{settings.epochs * settings.per_epoch(settings.iterations)} iterations",
             "Pretraining": f"{settings.epochs * settings.per_epoch(settings.pretrain_iterations)} iterations",

@@ -18,7 +18,7 @@ from ctnet_nnunet.folder_lock import folder_lock
 from ctnet_nnunet.low_label.arms import Selection, select
 from ctnet_nnunet.low_label.cases import draw_cases, read_case_list, split_cases
 from ctnet_nnunet.low_label.checks import check_arms, refuse_leaks
-from ctnet_nnunet.low_label.experiment import Experiment, Settings, open_experiment, plans_hash
+from ctnet_nnunet.low_label.experiment import Experiment, Settings, UnlabelledScans, open_experiment, plans_hash
 from ctnet_nnunet.low_label.figures import read_curves
 from ctnet_nnunet.low_label.plans import arm_plans, options_for_all, preset_of, pretraining_plans
 from ctnet_nnunet.low_label.report import Summaries, write_pages
@@ -95,6 +95,8 @@ def run_comparison(request: Request, tell: Tell) -> tuple[list[Path], dict[str, 
         check_arms(target, configuration, settings, selection, draws)
         experiment.add_draws(draws)
         before, main = pretrainings(experiment, selection), supervised(experiment, selection, draws)
+        if before:
+            experiment.read_unlabelled(UnlabelledScans.of(target.folder))
         scheme = read_label_scheme(target.folder.parent / "dataset.json")
         prepared = _Prepared(target, configuration, experiment, selection, before, main, scheme)
         _lay_out(prepared)

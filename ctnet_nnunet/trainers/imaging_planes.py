@@ -81,7 +81,7 @@ class nnUNetTrainerImagingPlanes(nnUNetTrainerVolF):
         self.plane_settings = settings = PlaneSettings.resolve(sidecar, options)
         where = str(folder / FILE_NAME)
         sidecar.require_roles(settings.hosts, "host", where)
-        keys = [] if self._has_no_labelled_cases() else self.do_split()[0]
+        keys = self.training_keys(folder)
         folders = dict.fromkeys(keys, labelled) | dict.fromkeys(unlabeled_identifiers(folder), folder)
         hosts = find_hosts(sidecar, settings, folders, self.plans_manager.transpose_forward)
         if not hosts:

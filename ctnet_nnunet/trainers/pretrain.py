@@ -28,9 +28,9 @@ from ctnet_nnunet.trainers.ctnet import nnUNetTrainerCTNet
 from ctnet_nnunet.trainers.ddp import distributed
 from ctnet_nnunet.trainers.lateral_mirroring import MirrorPlan
 from ctnet_nnunet.trainers.pretrain_data import FixedBatches, PretrainLoader, inside_size, pretrain_transforms
-from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder
+from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder, refuse_validation_cases
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
-from ctnet_nnunet.unlabeled.dataset import PooledDataset
+from ctnet_nnunet.unlabeled.dataset import PooledDataset, unlabeled_identifiers
 
 HIGHER_IS_BETTER = ("rotation/accuracy", "volume_fusion/dice", "imaging_planes/overlap")
 HOLD_OUT_FROM, HOLD_OUT_SHARE = 20, 0.05
@@ -54,6 +54,11 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         self.refuse_impossible_resume()
         self._check_views()
         self._require_preprocessed()
+        if self.is_cascaded:
+            raise PlanError(
+                f"{self.configuration_name}: a cascade's second stage needs the first one's labels, which pretraining "
+                "does not have; pretrain 3d_fullres or 3d_lowres"
+            )
         self.seed_everything()
         self._set_batch_size_and_oversample()
         self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
@@ -120,7 +125,7 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
         """The scans to train on and those to watch the losses on; the same ones when there are few."""
         labelled = Path(self.preprocessed_dataset_folder)
         folder = checked_unlabeled_folder(self)
-        keys = [] if self._has_no_labelled_cases() else self.do_split()[0]
+        keys = self.training_keys(folder)
         pool, held_out = PooledDataset(labelled, keys, folder), PooledDataset(labelled, keys, folder)
         self.check_cases(pool)
         if len(pool.identifiers) >= HOLD_OUT_FROM:
@@ -136,6 +141,23 @@ class nnUNetTrainerCTNetPretrain(nnUNetTrainerCTNet):
             f"{len(pool.labelled_identifiers)} images of fold {self.fold}); losses are watched on the same scans"
         )
         return pool, held_out
+
+    def training_keys(self, folder: Path) -> list[str]:
+        """The fold's training cases; none where no case is labelled.
+
+        Args:
+            folder: Of the preprocessed unlabelled scans.
+
+        Raises:
+            DataError: One of these is a validation case of the fold under another name.
+        """
+        if self._has_no_labelled_cases():
+            return []
+        training, validation = self.do_split()
+        if self.fold != "all":
+            refuse_validation_cases(self, folder, unlabeled_identifiers(folder), validation)
+        keys: list[str] = training
+        return keys
 
     def _has_no_labelled_cases(self) -> bool:
         return not self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
@@ -34,8 +33,7 @@ from ctnet_nnunet.trainers.semi_supervised_data import (
     published_augmentation,
     read_semi_split,
 )
-from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder, preprocess_command
-from ctnet_nnunet.unlabeled.copies import refuse_copies
+from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder, preprocess_command, refuse_validation_cases
 from ctnet_nnunet.unlabeled.dataset import PooledDataset, unlabeled_identifiers
 
 
@@ -97,9 +95,8 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
             )
             raise DataError(f"fold {self.fold}: no unlabelled cases, so there is nothing to learn from; {remedy}")
         pool = PooledDataset(Path(self.preprocessed_dataset_folder), cases.hidden, folder)
-        if folder is not None and nnUNet_raw.is_set() and not self.semi.transductive:
-            raw = Path(str(nnUNet_raw)) / self.plans_manager.dataset_name
-            refuse_copies(folder, pool.unlabeled_identifiers, raw, self.dataset_json, cases.validation)
+        if folder is not None and not self.semi.transductive:
+            refuse_validation_cases(self, folder, pool.unlabeled_identifiers, cases.validation)
         self.check_cases(pool)
         self.print_to_log_file(
             f"{len(cases.labelled)} labelled and {len(pool.identifiers)} unlabelled cases "

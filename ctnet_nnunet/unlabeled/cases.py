@@ -70,6 +70,13 @@ def training_files(raw: Path, dataset_json: Mapping[str, Any]) -> dict[str, list
     return dict(found)
 
 
+def unlabelled_files(target: Target) -> dict[Path, str]:
+    """Every image of imagesUn and the case that its name says, whether it can be preprocessed or not; none without."""
+    folder, pattern = target.images_un, _pattern(target.file_ending)
+    files = sorted(folder.iterdir()) if folder.is_dir() else ()
+    return {path: match["case"] for path in files if (match := pattern.fullmatch(path.name))}
+
+
 def _pattern(file_ending: str) -> re.Pattern[str]:
     return re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
 

@@ -12,7 +12,12 @@ from ctnet_nnunet.unlabeled.records import read_record, sha1
 
 
 def refuse_copies(
-    folder: Path, scans: Iterable[str], raw: Path, dataset_json: Mapping[str, Any], cases: Collection[str]
+    folder: Path,
+    scans: Iterable[str],
+    raw: Path,
+    dataset_json: Mapping[str, Any],
+    cases: Collection[str],
+    what: str = "validation case",
 ) -> None:
     """Compare the files that scans were made from with those of labelled cases, by content.
 
@@ -26,6 +31,7 @@ def refuse_copies(
         raw: The raw dataset folder; need not exist.
         dataset_json: Of the dataset.
         cases: Labelled cases that may not be among the scans: a fold's validation cases.
+        what: What these are, for the message.
 
     Raises:
         DataError: The first scan that is a case.
@@ -39,6 +45,6 @@ def refuse_copies(
         for file in files.get(case, ()):
             if file.is_file() and file.stat().st_size in sizes and (scan := made_of.get(sha1(file))):
                 raise DataError(
-                    f"{scan} in {folder} is the same file as {file.name}, a validation case; remove it from imagesUn "
-                    "and run ctnet preprocess-unlabeled again"
+                    f"{scan} in {folder} is the same file as {file.name}, a {what}; remove it from imagesUn and run "
+                    "ctnet preprocess-unlabeled again"
                 )

@@ -45,6 +45,18 @@ def test_a_configuration_that_the_plan_lacks(copy_of_planned: Tiny) -> None:
     check_refused(run_warm(copy_of_planned.env, *words), copy_of_planned, "no configuration '3d_lowres'", "3d_fullres")
 
 
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerVolF", "nnUNetTrainerReciprocal"])
+def test_a_cascades_second_stage_has_no_labels_to_start_from(copy_of_planned: Tiny, trainer: str) -> None:
+    plans = copy_of_planned.read_plans()
+    plans["configurations"] |= {
+        "3d_lowres": {"inherits_from": "3d_fullres"},
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    copy_of_planned.plans_file.write_text(json.dumps(plans))
+    words = [word.replace("3d_fullres", "3d_cascade_fullres") for word in copy_of_planned.train("all", trainer)]
+    check_refused(run_warm(copy_of_planned.env, *words), copy_of_planned, "3d_cascade_fullres", "second stage")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there(copy_of_planned: Tiny) -> None:
     words = ["cuda" if word == "cpu" else word for word in copy_of_planned.train(0)]

@@ -318,7 +318,8 @@ def test_validation_cases_among_the_unlabelled(copy_of_planned: Tiny) -> None:
     content = json.loads(record.read_text())
     copied_from = describe_input(tiny.raw / "imagesTr" / "tr_004_0000.nii.gz")
     record.write_text(json.dumps(content | {"inputs": [{**copied_from, "name": "un_001_0000.nii.gz"}]}))
-    check_refused(run_warm(tiny.env, *tiny.train(0, RECIPROCAL)), tiny, "un_001", "same file as tr_004", "imagesUn")
+    for trainer in (RECIPROCAL, "nnUNetTrainerVolF"):
+        check_refused(run_warm(tiny.env, *tiny.train(0, trainer)), tiny, "un_001", "same file as tr_004", "imagesUn")
     record.write_text(json.dumps(content))
     rename_scan(tiny, "un_000", "tr_004")
     check_refused(run_warm(tiny.env, *tiny.train(0, RECIPROCAL)), tiny, "tr_004", "also labelled")

@@ -15,6 +15,7 @@ from ctnet_nnunet.evaluation.statistics import (
     mean_over_all,
     over_cases,
     over_structures,
+    overlap_pairs,
     paired_test,
     summarise,
 )
@@ -38,6 +39,13 @@ def test_undefined_values_are_left_out() -> None:
     summary = summarise([0.5, math.nan, 0.7])
 
     assert (summary.mean, summary.n) == (pytest.approx(0.6), 2)
+
+
+def test_a_rightly_empty_prediction_counts_where_the_other_is_not() -> None:
+    first, second = {"a": math.nan, "b": 0.0, "c": 0.7, "alone": 0.5}, {"a": 0.0, "b": math.nan, "c": 0.0}
+    assert overlap_pairs(first, second) == {"a": (1.0, 0.0), "b": (0.0, 1.0), "c": (0.7, 0.0)}
+    (pair,) = overlap_pairs({"a": math.nan}, {"a": math.nan}).values()
+    assert all(map(math.isnan, pair))
 
 
 @pytest.mark.parametrize(

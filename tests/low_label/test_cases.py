@@ -12,9 +12,10 @@ from ctnet_nnunet.errors import DataError, SetupError
 from ctnet_nnunet.low_label.cases import (
     draw_cases,
     read_case_list,
-    refuse_scans_among_unlabelled,
     refuse_shared_patients,
     refuse_studies,
+    refuse_unlabelled_contents,
+    refuse_unlabelled_names,
     split_cases,
 )
 from ctnet_nnunet.low_label.checks import refuse_leaks
@@ -97,24 +98,32 @@ def test_case_lists(tmp_path: Path) -> None:
         read_case_list(tmp_path / "none.txt", "--test-cases", KNOWN)
 
 
-def test_a_test_case_among_the_unlabelled_scans_is_found_by_name_and_by_content(tmp_path: Path) -> None:
-    raw, unlabelled = tmp_path / "imagesTr", tmp_path / "imagesUn"
-    for folder in (raw, unlabelled):
-        folder.mkdir()
-    for case in ("a", "b"):
-        (raw / f"{case}_0000.nii.gz").write_bytes(case.encode() * 100)
-    (unlabelled / "other_0000.nii.gz").write_bytes(b"c" * 100)
-    check = (unlabelled, raw, ["a"], 1, ".nii.gz")
-    refuse_scans_among_unlabelled(*check, "test case")
-    (unlabelled / "b2_0000.nii.gz").write_bytes(b"b" * 100)
-    refuse_scans_among_unlabelled(*check, "test case")  # a case of the pool may be there
-    (unlabelled / "renamed_0000.nii.gz").write_bytes(b"a" * 100)
-    with pytest.raises(DataError, match=r"renamed_0000.* is test case a "):
-        refuse_scans_among_unlabelled(*check, "test case")
-    (unlabelled / "renamed_0000.nii.gz").unlink()
-    (unlabelled / "a_0000.nii.gz").write_bytes(b"something else")
-    with pytest.raises(DataError, match="is a test case"):
-        refuse_scans_among_unlabelled(*check, "test case")
+def test_a_bom_before_the_first_case_is_not_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "test.txt"
+    file.write_bytes(b"\xef\xbb\xbfcase_01\r\ncase_02\r\n")
+    assert read_case_list(file, "--test-cases", KNOWN) == ["case_01", "case_02"]
+
+
+def test_a_test_case_among_the_unlabelled_scans_is_found_by_its_content(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    scans = [tmp_path / name for name in ("other", "renamed")]
+    scans[0].write_bytes(b"c" * 100)
+    scans[1].write_bytes(b"b" * 100)
+    hidden = {tmp_path / "a": "case_a"}
+    refuse_unlabelled_contents(scans, hidden, "test case")  # a case of the pool may be there
+    scans[1].write_bytes(b"a" * 100)
+    with pytest.raises(DataError, match=r"renamed: is test case case_a under another name; remove it from imagesUn"):
+        refuse_unlabelled_contents(scans, hidden, "test case")
+
+
+def test_a_test_case_among_the_unlabelled_scans_is_found_by_its_name_or_its_patient_s() -> None:
+    refuse_unlabelled_names(["p2_es", "p1_other", "unlike"], ["p1_es"], None, "test case")
+    with pytest.raises(DataError, match="p1_es is a test case"):
+        refuse_unlabelled_names(["p2_es", "p1_es"], ["p1_es"], None, "test case")
+    refuse_unlabelled_names(["p2_es", "unlike"], ["p1_es"], PATTERN, "test case")
+    with pytest.raises(DataError, match="p1_other is of the patient of test case p1_es"):
+        refuse_unlabelled_names(["p2_es", "p1_other"], ["p1_es"], PATTERN, "test case")
 
 
 PHASES = [f"p{patient}_{phase}" for patient in range(6) for phase in ("ed", "es")]

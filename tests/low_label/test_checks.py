@@ -19,7 +19,8 @@ from ctnet_nnunet.folder_lock import folder_lock, is_locked
 from ctnet_nnunet.low_label.arms import select
 from ctnet_nnunet.low_label.cases import Draw
 from ctnet_nnunet.low_label.checks import check_arms, refuse_leaks
-from ctnet_nnunet.low_label.experiment import FILE_NAME, Experiment, Settings, open_experiment
+from ctnet_nnunet.low_label.experiment import FILE_NAME, Experiment, Settings, UnlabelledScans, open_experiment
+from ctnet_nnunet.unlabeled.records import SUFFIXES, describe_input, preprocessing_hash, write_record
 from ctnet_nnunet.unlabeled.target import Target
 from tests.low_label.test_plans import SETTINGS
 
@@ -27,8 +28,15 @@ SIZE = (32, 32)
 FLAT: dict[str, Any] = {
     "patch_size": list(SIZE), "spacing": [1.0, 1.0], "batch_size": 2, "data_identifier": "x_2d",
     "architecture": architecture_of(UNET, Workload(SIZE, features_base=4)),
+    # What is hashed to tell whose plans preprocessed a scan.
+    "preprocessor_name": "P", "normalization_schemes": [], "use_mask_for_norm": [],
+    **dict.fromkeys(("resampling_fn_data", "resampling_fn_seg"), "f"),
+    **{name: {} for name in ("resampling_fn_data_kwargs", "resampling_fn_seg_kwargs")},
 }  # fmt: skip
-PLANS = {"plans_name": "P", "transpose_forward": [0, 1, 2], "configurations": {"2d": FLAT}}
+PLANS = {
+    "plans_name": "P", "transpose_forward": [0, 1, 2], "configurations": {"2d": FLAT}, "image_reader_writer": "R",
+    "foreground_intensity_properties_per_channel": {},
+}  # fmt: skip
 OF_2D = replace(SETTINGS, configuration="2d")
 ALL, ONE = Draw(3, 1, ("a", "b", "c")), Draw(1, 1, ("b",))
 
@@ -65,6 +73,49 @@ def test_left_out_cases_may_be_in_no_pretraining_either(target: Target) -> None:
         refuse_leaks(target, OF_2D, ["o"])
 
 
+def test_a_removed_copy_is_found_where_it_lies_preprocessed(target: Target) -> None:
+    """Removing it from imagesUn alone would change nothing."""
+    scan = target.images_un / "other_0000.nii.gz"
+    scan.write_bytes(b"t" * 100)
+    preprocessed(target, scan)
+    with pytest.raises(DataError, match=r"is test case t under another name; .* run ctnet preprocess-unlabeled again"):
+        refuse_leaks(target, OF_2D, [])
+    scan.unlink()
+    with pytest.raises(DataError, match=r"other in .* is the same file as t_0000.nii.gz, a test case; "):
+        refuse_leaks(target, OF_2D, [])
+
+
+def test_a_test_case_is_found_wherever_dataset_json_says_its_image_is(target: Target) -> None:
+    (target.raw / "imagesTr" / "t_0000.nii.gz").rename(target.raw / "t.nii.gz")
+    listed = replace(target, dataset_json={**target.dataset_json, "dataset": {"t": {"images": ["t.nii.gz"]}}})
+    (target.images_un / "other_0000.nii.gz").write_bytes(b"t" * 100)
+    with pytest.raises(DataError, match="is test case t under another name"):
+        refuse_leaks(listed, OF_2D, [])
+
+
+def test_a_scan_of_a_test_patient_is_refused(target: Target) -> None:
+    (target.images_un / "t2_0000.nii.gz").write_bytes(b"2")
+    refuse_leaks(target, OF_2D, [])
+    with pytest.raises(DataError, match="t2 is of the patient of test case t, and is pretrained on"):
+        refuse_leaks(target, replace(OF_2D, patient_pattern=r"(\D)"), [])
+
+
+def test_unlabelled_scans_that_are_not_preprocessed_are_refused_with_a_command_that_works(target: Target) -> None:
+    (target.images_un / "u_0000.nii.gz").write_bytes(b"u")
+    check(target, "unet-adamw")
+    with pytest.raises(DataError, match=r"arm unet\+volf: .* not preprocessed; run ctnet preprocess-unlabeled .* -p "):
+        check(target, "unet-adamw", "unet+volf")
+
+
+def preprocessed(target: Target, scan: Path) -> None:
+    """What preprocessing leaves behind for a scan of imagesUn."""
+    target.folder.mkdir(exist_ok=True)
+    case = scan.name.split("_0000")[0]
+    for suffix in SUFFIXES:
+        (target.folder / f"{case}{suffix}").write_bytes(b"")
+    write_record(target.folder, case, preprocessing_hash(target.plans, FLAT), [describe_input(scan)])
+
+
 def test_a_study_cut_out_of_a_left_out_case_is_refused_and_its_own_slices_are_not(target: Target) -> None:
     plane = {"ipp": [0, 0, 0], "iop": [1, 0, 0, 0, 1, 0], "pixel_spacing": [1, 1]}
 
@@ -96,6 +147,11 @@ def test_an_arm_that_needs_unlabelled_scans_where_there_are_none(target: Target,
         check(target, arm, draws=(ONE, ALL))
     check(target, arm, draws=(ONE,))
     check(target, "unet-twin", draws=(ALL,))
+    scan = target.images_un / "u_0000.nii.gz"  # these arms do not read imagesUn
+    scan.write_bytes(b"u")
+    preprocessed(target, scan)
+    with pytest.raises(DataError, match="so none is left to learn from"):
+        check(target, arm, draws=(ONE, ALL))
 
 
 @pytest.mark.parametrize(
@@ -133,10 +189,31 @@ def test_a_name_stands_for_one_file(tmp_path: Path) -> None:
         open_experiment(folder, SETTINGS, {"a": sha256(other)})
 
 
+def test_pretrainings_of_one_comparison_read_the_same_scans(target: Target, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    experiment = open_experiment(folder, SETTINGS, {})
+    none, scan = UnlabelledScans.of(target.folder), target.images_un / "u_0000.nii.gz"
+    assert none.count == 0
+    experiment.read_unlabelled(none)
+    experiment.save()
+    scan.write_bytes(b"u")
+    preprocessed(target, scan)
+    one = UnlabelledScans.of(target.folder)
+    assert one.count == 1 and one == UnlabelledScans.of(target.folder)
+    gone_on = open_experiment(folder, SETTINGS, {})
+    gone_on.read_unlabelled(none)
+    with pytest.raises(SetupError, match=r"pretrainings read 0 scans of imagesUn \(\w+\), now 1 scan of imagesUn"):
+        gone_on.read_unlabelled(one)
+    scan.write_bytes(b"another")
+    preprocessed(target, scan)
+    assert UnlabelledScans.of(target.folder) != one
+
+
 def test_a_comparison_from_before_checkpoints_were_recorded_goes_on(tmp_path: Path) -> None:
     Experiment(tmp_path, SETTINGS, [ONE]).save()
     content = json.loads((tmp_path / FILE_NAME).read_text())
-    del content["checkpoints"]
+    del content["checkpoints"], content["unlabelled"]
     (tmp_path / FILE_NAME).write_text(json.dumps(content))
     gone_on = open_experiment(tmp_path, SETTINGS, {"a": "0"})
     assert (gone_on.draws, gone_on.checkpoints) == ([ONE], {"a": "0"})

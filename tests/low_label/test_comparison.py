@@ -52,6 +52,20 @@ def test_comparisons_pair_draws_and_cases_and_agree_with_scipy() -> None:
     assert [item.p_corrected for item in found] == pytest.approx(holm([item.p for item in found]))
 
 
+def test_a_structure_that_one_arm_rightly_leaves_out_counts() -> None:
+    """The arm with false positives is ahead where the structure is, and would win if the other places did not count."""
+    rows = [row(arm, draw, f"lesion{i}", "lesion", dice) for draw in (1, 2, 3) for i in range(6)
+            for arm, dice in (("a", 0.72), ("b", 0.70))]  # fmt: skip
+    for draw in (1, 2, 3):
+        for i in range(6):
+            rows.append(row("a", draw, f"none{i}", "lesion", 0.0, status="spurious"))
+            rows.append(row("b", draw, f"none{i}", "lesion", math.nan, status="absent"))
+            rows += [row(arm, draw, f"neither{i}", "lesion", math.nan, status="absent") for arm in "ab"]
+    (comparison,) = compare_arms(rows)
+    assert comparison.pairs == 36
+    assert comparison.difference == pytest.approx(100 * (18 * 0.02 - 18) / 36)
+
+
 def test_a_draw_that_only_one_arm_has_is_no_pair() -> None:
     rows = [row("a", draw, case, "s", 0.5 + 0.01 * draw) for draw in (1, 2) for case in "uvwx"]
     rows += [row("b", 1, case, "s", 0.4) for case in "uvwx"]
