@@ -27,6 +27,7 @@ SEMI_SUPERVISED_PRESETS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 0,
         "feedback": "gradient",
         "teacher_pretraining": 0.5,
+        "teacher_restarts": True,
     },
     # Behind AdamW's step η⟨g_u, g_l⟩ would be of another step than the one taken.
     "nnunet": {
@@ -36,6 +37,8 @@ SEMI_SUPERVISED_PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adamw",
         "feedback": "finite_difference",
         "teacher_pretraining": 0.25,
+        # Thrown back to the full rate in the middle of its training it labels worse for the rest of it.
+        "teacher_restarts": False,
     },
 }
 # The published mean of cross-entropy over voxels forgets structures of a few per cent of a patch; Dice does not.
@@ -59,6 +62,7 @@ class SemiSupervisedBase(BaseModel):
     batch_labelled: Count | None = None
     batch_unlabelled: Count | None = None
     teacher_pretraining: Share
+    teacher_restarts: Switch
     teacher_weights: str | None = None
     teacher_from_pretrained: Switch = False
     recompute_teacher: Switch = False

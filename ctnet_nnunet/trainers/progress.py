@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 LINE_SECONDS = 60.0
@@ -20,12 +22,18 @@ class TrainingProgress:
         total: Iterations in all.
         done: Iterations done before this process (a resumed training).
         enabled: False on all ranks but the first.
+        costs: What an iteration of each epoch takes, relative to the others; equally much without.
     """
 
-    def __init__(self, label: str, total: int, done: int, enabled: bool) -> None:
+    def __init__(
+        self, label: str, total: int, done: int, enabled: bool, costs: Sequence[float] | None = None
+    ) -> None:
         self.label = label
         self.total = total
         self.start_at = self.done = done
+        shares = costs or [1.0]
+        self.ends = np.linspace(0, total, len(shares) + 1)  # of the epochs, in iterations
+        self.cost_until = np.concatenate(([0.0], np.cumsum(shares))) * total / len(shares)
         self.started = self.last_line = time.monotonic()
         self.enabled = enabled
         self.bar: Progress | None = None
@@ -59,10 +67,15 @@ class TrainingProgress:
 
     def remaining_seconds(self) -> float:
         """At the pace of this process so far, validation and checkpoints included."""
-        ours = self.done - self.start_at
-        if ours == 0:
+        if self.done == self.start_at:
             return float("nan")
-        return (time.monotonic() - self.started) / ours * (self.total - self.done)
+        ours, left = self._cost(self.start_at, self.done), self._cost(self.done, self.total)
+        return (time.monotonic() - self.started) / ours * left
+
+    def _cost(self, first: int, end: int) -> float:
+        """Of the iterations from ``first`` to before ``end``."""
+        before, behind = np.interp([first, end], self.ends, self.cost_until)
+        return float(behind - before)
 
 
 def readable(seconds: float) -> str:

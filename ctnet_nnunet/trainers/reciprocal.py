@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ctnet_nnunet.checkpoints import HEADS
 from ctnet_nnunet.errors import CheckpointError, PlanError
+from ctnet_nnunet.semi_supervised.labels import full_resolution
 from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalStep
+from ctnet_nnunet.trainers.schedule import encoder_rate_of
 from ctnet_nnunet.trainers.semi_supervised import SemiSupervisedTrainer, means
 from ctnet_nnunet.trainers.stock_hooks import unwrapped
-from ctnet_nnunet.trainers.teacher_weights import kind_of, teacher_weights
+from ctnet_nnunet.trainers.teacher_weights import Learner, kind_of, teacher_weights
 
 NAN = float("nan")
 DEGENERATE_SHARE = 0.01
@@ -29,12 +31,29 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
     """
 
     _warned = False
+    _teachers_epochs: int | None = None
+    """Of the training that is gone on with; None in a new one."""
 
     def pretraining_epochs(self) -> int:
+        """First epochs, in which the teacher alone trains."""
+        if self._teachers_epochs is not None:
+            return self._teachers_epochs
         share, epochs = self.semi.teacher_pretraining, self.schedule.epochs
         if self.semi.teacher_weights is not None or share == 0:
             return 0
-        return min(max(1, round(share * epochs)), epochs - self.semi.student_finetune_epochs - 1)
+        return max(1, round(share * epochs))
+
+    def student_phases(self) -> list[tuple[int, int]]:
+        """From the teacher's weights it goes on at the rate at which these were learned, else it starts anew."""
+        first, epochs = self.pretraining_epochs(), self.schedule.epochs
+        if self.semi.student_from_teacher and not self.semi.teacher_restarts:
+            return [(0, epochs)]
+        return _phases(first, epochs)
+
+    def teacher_phases(self) -> list[tuple[int, int]]:
+        """Up to its last step: behind it the student alone may learn."""
+        last = self.schedule.epochs - self.semi.student_finetune_epochs
+        return _phases(self.pretraining_epochs(), last) if self.semi.teacher_restarts else [(0, last)]
 
     @property
     def phase(self) -> Literal["teacher", "reciprocal", "student"]:
@@ -45,13 +64,16 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         return "reciprocal" if self.current_epoch < last else "student"
 
     def build_teacher(self, student: nn.Module) -> None:
-        if self.semi.student_finetune_epochs >= self.schedule.epochs:
+        first, last = self.pretraining_epochs(), self.semi.student_finetune_epochs
+        if first + last >= self.schedule.epochs:
             raise PlanError(
-                f"ctnet option semi_supervised.student_finetune_epochs={self.semi.student_finetune_epochs}: not fewer "
-                f"than the {self.schedule.epochs} epochs, so none is left for reciprocal learning; choose fewer"
+                f"ctnet options semi_supervised.teacher_pretraining and student_finetune_epochs={last}: of the "
+                f"{self.schedule.epochs} epochs {first} are the teacher's and {last} the student's alone, so none is "
+                "left for reciprocal learning; lower them, or raise epochs"
             )
         self.teacher = self._new_network()
-        self.teacher_optimizer, self.teacher_schedule = self.optimizer_and_schedule(self.teacher)
+        self.teacher_optimizer = self.new_optimizer(self.teacher, self._encoder_rate_of_teacher())
+        self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.teacher_phases())
         self.teacher_in_training = self.wrapped(self.teacher, self.semi.recompute_teacher)
         self.step = ReciprocalStep(
             self.network,
@@ -65,6 +87,11 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             autocast=self.autocast,
             scaler=self.grad_scaler,
         )
+
+    def _encoder_rate_of_teacher(self) -> float:
+        """The option is for encoders that were given; a random one learns as fast as the rest."""
+        given = self.semi.teacher_from_pretrained or self.semi.teacher_weights is not None
+        return self.options.encoder_rate if given else 1.0
 
     def check_start(self) -> None:
         super().check_start()
@@ -81,23 +108,27 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
                 "give it, or set the option to false"
             )
         if self.semi.teacher_weights is not None:
-            self._weights_of_teacher(self.semi.teacher_weights)
+            self._weights_of_teacher()
         elif self.semi.student_from_teacher and self.pretraining_epochs() == 0:
             raise PlanError(
                 "ctnet option semi_supervised.student_from_teacher=true: the teacher has learned nothing by then; set "
                 "teacher_pretraining above 0, or give teacher_weights"
             )
 
-    def _weights_of_teacher(self, file: str) -> dict[str, Tensor]:
+    def _weights_of_teacher(self) -> dict[str, Tensor]:
         assert self.teacher is not None
         kind = kind_of(self.plans_manager.plans, self.configuration_manager.configuration, self.dataset_json)
-        return teacher_weights(Path(file), self.teacher.state_dict(), kind)
+        wanted_by = Learner(self.plans_manager.dataset_name, self.fold, hides_labels=self._semi_split() is not None)
+        return teacher_weights(self._file_of_teacher(), self.teacher.state_dict(), kind, wanted_by)
+
+    def _file_of_teacher(self) -> Path:
+        return Path(str(self.semi.teacher_weights).replace("{fold}", str(self.fold)))
 
     def start_teacher(self) -> None:
         assert self.teacher is not None
         if self.semi.teacher_weights is not None:
-            self.teacher.load_state_dict(self._weights_of_teacher(self.semi.teacher_weights))
-            self.print_to_log_file(f"teacher initialised from {self.semi.teacher_weights}")
+            self.teacher.load_state_dict(self._weights_of_teacher())
+            self.print_to_log_file(f"teacher initialised from {self._file_of_teacher()}")
         if not self.semi.teacher_from_pretrained:
             return
         own = unwrapped(self.network).state_dict()
@@ -113,9 +144,15 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             labels = torch.cat([labels, torch.zeros_like(labels[:, :1])], 1)
         return self.loss_at_full_resolution(logits, labels)
 
+    def cost_of_epoch(self, epoch: int) -> float:
+        """In forward passes a reciprocal step has four times those of a supervised one."""
+        last = self.schedule.epochs - self.semi.student_finetune_epochs
+        return 4.0 if self.pretraining_epochs() <= epoch < last else 1.0
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self.teacher_schedule.step(self.current_epoch)
+        if self.phase != "student":
+            self.teacher_schedule.step(self.current_epoch)
         starts = self.current_epoch == self.pretraining_epochs() and not self._epoch_outputs
         if starts:
             self.start_reciprocal()
@@ -123,8 +160,9 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         self.print_to_log_file(f"phase: {self.phase}")
 
     def start_reciprocal(self) -> None:
-        """The change of phase: the teacher's optimiser starts anew and, if asked for, the student as the teacher is."""
-        self.teacher_optimizer.state.clear()
+        """The change of phase: if asked for, the teacher's optimiser starts anew and the student as the teacher is."""
+        if self.semi.teacher_restarts:
+            self.teacher_optimizer.state.clear()
         if self.semi.student_from_teacher:
             assert self.teacher is not None
             unwrapped(self.network).load_state_dict(self.teacher.state_dict())
@@ -137,10 +175,15 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             outputs = self.step(images, target, self.unlabelled(batch), measure_feedback=measured)
             self.count_step(outputs["loss"] == outputs["loss"])  # nan where it was skipped
             return outputs
-        learner = self.teacher_in_training if self.phase == "teacher" else self.network
-        optimizer = self.teacher_optimizer if self.phase == "teacher" else self.optimizer
-        optimizer.zero_grad(set_to_none=True)
-        loss = self.optimise(self.supervised_loss(learner, images, target), optimizer)
+        if self.phase == "teacher":
+            self.teacher_optimizer.zero_grad(set_to_none=True)
+            supervised = self.supervised_loss(self.teacher_in_training, images, target)
+            loss = self.optimise(supervised, self.teacher_optimizer)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():  # at full resolution, as before: its other heads have not learned anything
+                supervised = self.loss_at_full_resolution(full_resolution(self.network(images)), target)
+            loss = self.optimise(supervised)
         return {**self.step.nothing(self.label_manager.num_segmentation_heads), "loss": loss}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
@@ -169,12 +212,30 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             **super().extra_state(),
             "teacher_optimizer_state": self.teacher_optimizer.state_dict(),
             "reciprocal_step": self.step.state_dict(),
+            "pretraining_epochs": self.pretraining_epochs(),
         }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
+        groups = state["teacher_optimizer_state"]["param_groups"]
+        if (then := encoder_rate_of(groups)) != (now := self._encoder_rate_of_teacher()):
+            raise CheckpointError(
+                f"--c: the teacher in {self.output_folder} was trained with encoder_rate {then:g}, now it has {now:g}; "
+                "set it, teacher_weights and teacher_from_pretrained back, or train anew"
+            )
         self.teacher_optimizer.load_state_dict(state["teacher_optimizer_state"])
         self.step.load_state_dict(state["reciprocal_step"])
+        # Of more epochs the teacher's share is longer; what is gone on with is not thrown back into it.
+        before = state.get("pretraining_epochs", self.pretraining_epochs())
+        if before != self.pretraining_epochs():
+            self._teachers_epochs = int(before)
+            self.lr_scheduler = self.schedule_of(self.optimizer, self.student_phases())
+            self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.teacher_phases())
+
+
+def _phases(first: int, end: int) -> list[tuple[int, int]]:
+    """Two phases, the first of ``first`` epochs, up to epoch ``end``; one where that is 0."""
+    return [(start, epochs) for start, epochs in ((0, first), (first, end - first)) if epochs]
 
 
 def is_measured(step: int, steps: int) -> bool:

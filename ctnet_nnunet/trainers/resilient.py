@@ -42,6 +42,8 @@ class ResilientTrainer(CheckpointingTrainer):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     clip_norm: ClassVar[float] = 12.0
     non_finite_limit: ClassVar[int] = 25
+    _frozen = False
+    """Whether all but the decoder stays as it starts."""
 
     @reports_user_errors
     def __init__(
@@ -119,13 +121,27 @@ class ResilientTrainer(CheckpointingTrainer):
             optimizer, self.schedule.learning_rate, self.schedule.epochs, self.schedule.warmup_epochs or 0
         )
 
+    @property
+    def pretrained_from(self) -> str | None:
+        """The file that -pretrained_weights named."""
+        file: str | None = getattr(stock_hooks.unwrapped(self.network), "pretrained_from", None)
+        return file
+
     def announced_encoder_rate(self) -> float:
         """Option ``encoder_rate``; if it is not 1, the log says what it does."""
         rate = self.options.encoder_rate
         if rate != 1:
             how = f"learns at {rate:g} of the learning rate" if rate else "is frozen"
             self.print_to_log_file(f"all but the decoder {how} (encoder_rate)")
+        self._frozen = rate == 0
         return rate
+
+    def _refuse_frozen_random_encoder(self) -> None:
+        if self._frozen and not self.resuming and self.pretrained_from is None:
+            raise PlanError(
+                "ctnet option encoder_rate=0 freezes all but the decoder, and no -pretrained_weights FILE was given, "
+                "so it would stay random; give it, or raise encoder_rate"
+            )
 
     def _optimised_modules(self) -> list[nn.Module]:
         return [self.network]
@@ -220,6 +236,7 @@ class ResilientTrainer(CheckpointingTrainer):
             super().perform_actual_validation(save_probabilities)
 
     def _train_to_the_end(self) -> None:
+        self._refuse_frozen_random_encoder()
         if self.local_rank == 0:
             remove_partial(Path(self.output_folder))
         self._set_old_training_aside()
@@ -229,11 +246,16 @@ class ResilientTrainer(CheckpointingTrainer):
         done = self.current_epoch * self.num_iterations_per_epoch + len(self._epoch_outputs)
         total = self.num_epochs * self.num_iterations_per_epoch
         label = f"{self.__class__.__name__} fold {self.fold}"
-        with TrainingProgress(label, total, done, self.local_rank == 0) as progress:
+        costs = [self.cost_of_epoch(epoch) for epoch in range(self.num_epochs)]
+        with TrainingProgress(label, total, done, self.local_rank == 0, costs) as progress:
             self.progress = progress
             for _ in range(self.current_epoch, self.num_epochs):
                 self._run_epoch(progress)
         self.on_train_end()
+
+    def cost_of_epoch(self, epoch: int) -> float:
+        """Of an iteration in that epoch, relative to the others, for the remaining time."""
+        return 1.0
 
     def _run_epoch(self, progress: TrainingProgress) -> None:
         self.on_epoch_start()

@@ -6,7 +6,7 @@ is what a step does with the unlabelled stream. The plan's ``ctnet`` block says 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,7 +70,8 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         self.loss = self._build_loss()
         self.announced_encoder_rate()
         student = self._new_network()
-        self.optimizer, self.lr_scheduler = self.optimizer_and_schedule(student)
+        self.optimizer = self.new_optimizer(student, self.options.encoder_rate)
+        self.lr_scheduler = self.schedule_of(self.optimizer, self.student_phases())
         self.network = self.wrapped(student)
         self.build_teacher(student)
         self.was_initialized = True
@@ -98,25 +99,29 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
 
     # Optimiser, schedule and losses.
 
-    def pretraining_epochs(self) -> int:
-        """First epochs with a schedule of their own, before optimisers and rates start anew."""
-        return 0
+    def student_phases(self) -> list[tuple[int, int]]:
+        """First epoch and length of each phase in which the student's rate rises and falls anew."""
+        return [(0, self.schedule.epochs)]
 
-    def optimizer_and_schedule(self, network: nn.Module) -> tuple[torch.optim.Optimizer, PhasedScheduler]:
-        schedule, first = self.schedule, self.pretraining_epochs()
-        by_sgd = self.semi.optimizer == "sgd"
-        rate = self.options.encoder_rate
-        if by_sgd:
-            optimizer: torch.optim.Optimizer = sgd(network, schedule, self.semi.momentum, rate)
-        else:
-            optimizer = adamw([network], schedule, self.betas, rate)
-        phases = [(start, epochs) for start, epochs in ((0, first), (first, schedule.epochs - first)) if epochs]
-        return optimizer, PhasedScheduler([
-            (start, TenfoldScheduler(optimizer, schedule.learning_rate, epochs))
-            if by_sgd
-            else (start, WarmupPolyScheduler(optimizer, schedule.learning_rate, epochs, self.phase_warmup(epochs)))
-            for start, epochs in phases
-        ])  # fmt: skip
+    def new_optimizer(self, network: nn.Module, encoder_rate: float) -> torch.optim.Optimizer:
+        if self.semi.optimizer == "sgd":
+            return sgd(network, self.schedule, self.semi.momentum, encoder_rate)
+        return adamw([network], self.schedule, self.betas, encoder_rate)
+
+    def schedule_of(self, optimizer: torch.optim.Optimizer, phases: Sequence[tuple[int, int]]) -> PhasedScheduler:
+        """Args:
+        optimizer: Whose rate is set.
+        phases: First epoch and length of each.
+        """
+        peak = self.schedule.learning_rate
+        if self.semi.optimizer == "sgd":
+            return PhasedScheduler([(start, TenfoldScheduler(optimizer, peak, epochs)) for start, epochs in phases])
+        return PhasedScheduler(
+            [
+                (start, WarmupPolyScheduler(optimizer, peak, epochs, self.phase_warmup(epochs)))
+                for start, epochs in phases
+            ]
+        )
 
     def phase_warmup(self, epochs: int) -> float:
         """Epochs of warm-up in a phase that is ``epochs`` long."""
@@ -135,12 +140,6 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         return loss
 
     # Training.
-
-    @property
-    def pretrained_from(self) -> str | None:
-        """The file that -pretrained_weights named."""
-        file: str | None = getattr(unwrapped(self.network), "pretrained_from", None)
-        return file
 
     @reports_user_errors
     def run_training(self) -> None:
@@ -220,15 +219,19 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         unwrapped(self.network).pretrained_from = state.get("pretrained_from")  # type: ignore[assignment]
         if self.teacher is None:
             return
-        teacher_predicts = self._teacher_predicts()
-        key = "student_weights" if teacher_predicts else "teacher_weights"
-        if key not in state:
+        student, teacher_predicts = super().transferable_network(), self._teacher_predicts()
+        own, other = (self.teacher, student) if teacher_predicts else (student, self.teacher)
+        keys = ("student_weights", "teacher_weights")
+        key, crossed = keys if teacher_predicts else keys[::-1]
+        if key in state:
+            other.load_state_dict(state[key])
+        elif crossed in state:  # written when the other one predicted, whose weights ``own`` was just given
+            other.load_state_dict(own.state_dict())
+            own.load_state_dict(state[crossed])
+        else:
             raise CheckpointError(
-                f"--c: the checkpoint in {self.output_folder} holds no {key}; continue with the "
-                "semi_supervised.predict_with that it was trained with, or start without --c"
+                f"--c: the checkpoint in {self.output_folder} holds one network of the two; start without --c"
             )
-        other = super().transferable_network() if teacher_predicts else self.teacher
-        other.load_state_dict(state[key])
 
     @contextmanager
     def _in_place_of_the_student(self, network: nn.Module) -> Iterator[None]:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
-from ctnet_nnunet.checkpoints import compare_weights, read_checkpoint
+from ctnet_nnunet.checkpoints import checked_weights, compare_weights, read_checkpoint
 from ctnet_nnunet.errors import CheckpointError
 from ctnet_nnunet.trainers.stock_hooks import difference_table
 
 Kind = dict[str, Any]
+SAME_FRAME = ("nnUNetTrainerSupervisedTwin", "nnUNetTrainerMeanTeacher", "nnUNetTrainerReciprocal")
+"""The trainers that know semi_split.json."""
 REMEDY = "train the teacher with the same -d, -p and configuration"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The training that wants a teacher: its dataset and fold, and whether a semi_split.json hides labels from it."""
+
+    dataset: str
+    fold: int | str
+    hides_labels: bool
 
 
 def kind_of(plans: Mapping[str, Any], configuration: Mapping[str, Any], dataset: Mapping[str, Any]) -> Kind:
@@ -39,19 +51,29 @@ def kind_of(plans: Mapping[str, Any], configuration: Mapping[str, Any], dataset:
     }
 
 
-def teacher_weights(file: Path, wanted: Mapping[str, Tensor], kind: Kind) -> dict[str, Tensor]:
+def teacher_weights(
+    file: Path, wanted: Mapping[str, Tensor], kind: Kind, learner: Learner
+) -> dict[str, Tensor]:
     """The weights in a supervised checkpoint, heads included, because these make the pseudo-labels.
 
     Args:
         file: Ours or stock nnU-Net's. One that does not say what it was trained on is compared by shapes alone.
         wanted: State dict of the teacher.
         kind: Of the training, from :func:`kind_of`.
+        learner: The training.
 
     Raises:
-        CheckpointError: It is missing, broken, or of another plan or dataset.
+        CheckpointError: It is missing, broken, a pretraining's, of another plan or dataset, or has learned from labels
+            that this fold validates on or hides.
     """
     checkpoint = read_checkpoint(file)
-    weights: dict[str, Tensor] = checkpoint["network_weights"]
+    weights = checked_weights(checkpoint, file)
+    own = checkpoint.get("ctnet")
+    if isinstance(own, Mapping) and "pretext_state" in own:
+        raise CheckpointError(
+            f"{file}: semi_supervised.teacher_weights is a pretraining's, whose heads segment nothing yet; give it "
+            "with -pretrained_weights and semi_supervised.teacher_from_pretrained=true"
+        )
     differ = [key for key in {*weights, *wanted} if _shape(weights.get(key)) != _shape(wanted.get(key))]
     if differ:
         print(difference_table(compare_weights(wanted, weights)))
@@ -66,7 +88,26 @@ def teacher_weights(file: Path, wanted: Mapping[str, Tensor], kind: Kind) -> dic
                 f"{file}: semi_supervised.teacher_weights was trained on {other[0]} {found[other[0]]}, this plan has "
                 f"{kind[other[0]]}; {REMEDY}"
             )
+        _refuse_leaks(file, checkpoint, learner)
     return weights
+
+
+def _refuse_leaks(file: Path, checkpoint: Mapping[str, Any], learner: Learner) -> None:
+    """A teacher passes on what it has learned, so it must not have seen labels that the training is judged by."""
+    arguments = checkpoint["init_args"]
+    if arguments["plans"].get("dataset_name") != learner.dataset:
+        return
+    fold, trainer = str(arguments.get("fold")), str(checkpoint.get("trainer_name"))
+    if learner.fold != "all" and fold != str(learner.fold):
+        raise CheckpointError(
+            f"{file}: semi_supervised.teacher_weights was trained on fold {fold}, so it has seen labels of fold "
+            f"{learner.fold}'s validation cases; write {{fold}} for the number in its path, and train one for each fold"
+        )
+    if learner.hides_labels and trainer not in SAME_FRAME:
+        raise CheckpointError(
+            f"{file}: semi_supervised.teacher_weights was trained by {trainer}, which knows no semi_split.json and has "
+            f"seen the labels that it hides; train the teacher with -tr {SAME_FRAME[0]}"
+        )
 
 
 def _kind_of_file(file: Path, arguments: Any) -> Kind:

@@ -34,7 +34,7 @@ from ctnet_nnunet.trainers.semi_supervised_data import (
     read_semi_split,
 )
 from ctnet_nnunet.trainers.unlabeled_scans import checked_unlabeled_folder, preprocess_command, refuse_validation_cases
-from ctnet_nnunet.unlabeled.dataset import PooledDataset, unlabeled_identifiers
+from ctnet_nnunet.unlabeled.dataset import PooledDataset, unlabeled_folder, unlabeled_identifiers
 
 
 class TwoStreamTrainer(nnUNetTrainerCTNet):
@@ -94,23 +94,33 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
                 else f"put scans into imagesUn and run {preprocess_command(self)}"
             )
             raise DataError(f"fold {self.fold}: no unlabelled cases, so there is nothing to learn from; {remedy}")
-        pool = PooledDataset(Path(self.preprocessed_dataset_folder), cases.hidden, folder)
+        # The labelled cases' images, too: there the teacher's labels are nearly right.
+        images = [*cases.hidden, *cases.labelled]
+        pool = PooledDataset(Path(self.preprocessed_dataset_folder), images, folder)
         if folder is not None and not self.semi.transductive:
             refuse_validation_cases(self, folder, pool.unlabeled_identifiers, cases.validation)
         self.check_cases(pool)
         self.print_to_log_file(
-            f"{len(cases.labelled)} labelled and {len(pool.identifiers)} unlabelled cases "
-            f"({len(pool.unlabeled_identifiers)} of imagesUn, {len(pool.labelled_identifiers)} with labels hidden)"
+            f"{len(cases.labelled)} labelled and {len(pool.identifiers) - len(cases.labelled)} unlabelled cases "
+            f"({len(pool.unlabeled_identifiers)} of imagesUn, {len(cases.hidden)} with labels hidden); the unlabelled "
+            "stream reads the images of all of them"
         )
         return pool
 
     def _training_directions(self) -> Iterable[Sequence[float] | None]:
         """Those of unlabelled scans, too: mirrored along another axis, they would teach the sides wrong."""
         yield from super()._training_directions()
-        if self.needs_unlabelled and (folder := self._unlabeled_folder()) is not None:
+        if (folder := self._folder_of_the_frame()) is not None and folder.is_dir():
             scans = nnUNetDatasetBlosc2(str(folder), unlabeled_identifiers(folder))
             for scan in scans.identifiers:
                 yield direction_of(scans.load_case(scan)[3])
+
+    def _folder_of_the_frame(self) -> Path | None:
+        """Scans that decide on the mirroring: the twin's, too, or it would not be trained like the others."""
+        if self.needs_unlabelled:
+            return self._unlabeled_folder()
+        base, identifier = Path(self.preprocessed_dataset_folder_base), self.configuration_manager.data_identifier
+        return None if self._semi_split() is not None else unlabeled_folder(base, identifier)
 
     def _plan_mirroring(self, axes: Sequence[int]) -> MirrorPlan:
         if self.semi.augmentation == "rlsss":

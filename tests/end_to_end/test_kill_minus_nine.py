@@ -44,13 +44,51 @@ def test_an_interrupted_training_ends_like_an_undisturbed_one(copy_of_planned: T
         compare(read_checkpoint(folder / "checkpoint_final.pth"), undisturbed)
 
 
-def compare(resumed: dict[str, Any], undisturbed: dict[str, Any]) -> None:
-    """Equal weights of the network and of a teacher, in pretraining of the heads, too; an equal log of two epochs."""
+def test_every_phase_of_reciprocal_learning_goes_on(copy_of_planned: Tiny) -> None:
+    """One epoch of two steps each: the teacher's, reciprocal learning, and the student's, which leaves the teacher."""
+    tiny = copy_of_planned
+    block = tiny.read_plans()["configurations"][tiny.configuration]["ctnet"]
+    semi = {
+        "teacher_pretraining": 0.34, "student_finetune_epochs": 1, "feedback_baseline": 0.5,
+        "student_from_teacher": True, "predict_with": "teacher",
+    }  # fmt: skip
+    changed = {**block, "save_minutes": 1e-6, "epochs": 3, "semi_supervised": semi}
+    tiny.change_configuration(ctnet=changed)
+    trainer = "nnUNetTrainerReciprocal"
+    final = tiny.fold(0, trainer) / "checkpoint_final.pth"
+    printed = run_warm(tiny.env, *tiny.train(0, trainer)).succeeded().stdout
+    assert [printed.count(f"phase: {phase}") for phase in ("teacher", "reciprocal", "student")] == [1, 1, 1]
+    undisturbed = read_checkpoint(final)
+    left = {}
+    for step, place in ((2, (0, 2)), (3, (1, 1)), (5, (2, 1))):
+        stopped = run_function(tiny.env, functools.partial(_train_and_stop, str(tiny.id), trainer, step))
+        assert stopped.status == STOPPED, stopped.stderr
+        left[place] = read_checkpoint(final.with_name("checkpoint_latest.pth"))
+        assert (left[place]["current_epoch"], len(left[place]["ctnet"]["epoch_outputs"])) == place
+        run_warm(tiny.env, *tiny.train(0, trainer, "--c")).succeeded()
+        compare(read_checkpoint(final), undisturbed, epochs=3)
+        assert read_checkpoint(final)["ctnet"]["reciprocal_step"] == undisturbed["ctnet"]["reciprocal_step"]
+    assert undisturbed["ctnet"]["reciprocal_step"]["baseline"] != 0.0
+    for place, student_moves, teacher_moves in (((2, 1), True, False), ((1, 1), True, True)):
+        assert moved(left[place]["ctnet"]["student_weights"], undisturbed["ctnet"]["student_weights"]) is student_moves
+        assert moved(left[place]["network_weights"], undisturbed["network_weights"]) is teacher_moves
+
+
+def moved(before: dict[str, torch.Tensor], behind: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(weight, behind[name]) for name, weight in before.items())
+
+
+def compare(resumed: dict[str, Any], undisturbed: dict[str, Any], epochs: int = 2) -> None:
+    """Equal weights of the network and of a teacher, in pretraining of the heads, too; an equal log of all epochs."""
     wanted, found = (
         {
             **checkpoint["network_weights"],
             **checkpoint["ctnet"].get("pretext_state", {}),
-            **{f"teacher.{key}": value for key, value in checkpoint["ctnet"].get("teacher_weights", {}).items()},
+            **{
+                f"{other}.{key}": value
+                for other in ("teacher_weights", "student_weights")
+                for key, value in checkpoint["ctnet"].get(other, {}).items()
+            },
         }
         for checkpoint in (undisturbed, resumed)
     )
@@ -59,7 +97,7 @@ def compare(resumed: dict[str, Any], undisturbed: dict[str, Any]) -> None:
         assert torch.equal(weight, found[name]), name
     for name in ("train_losses", "val_losses", "mean_fg_dice", "lrs"):
         assert resumed["logging"][name] == undisturbed["logging"][name]
-        assert len(resumed["logging"][name]) == 2
+        assert len(resumed["logging"][name]) == epochs
 
 
 STOPPED = 9

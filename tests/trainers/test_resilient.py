@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ctnet_nnunet.checkpoints import random_state
-from ctnet_nnunet.errors import CheckpointError, TrainingError
+from ctnet_nnunet.errors import CheckpointError, PlanError, TrainingError
 from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.trainers.checkpointing import CheckpointingTrainer
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
@@ -154,6 +154,18 @@ def test_continuing_with_another_encoder_rate_is_refused(
         trainer.load_checkpoint({"network_weights": trainer.network.state_dict(), "optimizer_state": state})
     assert end.value.code == 2
     assert f"trained with encoder_rate {then:g}, the plan now has {now:g}; set it back" in capsys.readouterr().err
+
+
+def test_a_frozen_encoder_must_have_been_given(tmp_path: Path) -> None:
+    trainer = StandIn(tmp_path)
+    trainer._frozen = True
+    with pytest.raises(PlanError, match=r"encoder_rate=0 freezes .* no -pretrained_weights FILE was given"):
+        trainer._refuse_frozen_random_encoder()
+    trainer.network.pretrained_from = "weights.pth"
+    trainer._refuse_frozen_random_encoder()
+    again = StandIn(tmp_path, resuming=True)
+    again._frozen = True
+    again._refuse_frozen_random_encoder()
 
 
 def test_a_new_training_sets_the_old_ones_checkpoints_aside(tmp_path: Path) -> None:

@@ -66,33 +66,84 @@ def test_a_batch_in_which_all_is_ignored_has_a_loss_of_zero(
     assert value.item() != 0.0
 
 
-def rates(made: Any) -> list[float]:
-    optimizer, schedule = made.optimizer_and_schedule(made.network)
+def rates(schedule: Any, optimizer: torch.optim.Optimizer, epochs: int = EPOCHS) -> list[float]:
     found = []
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         schedule.step(epoch)
         found.append(optimizer.param_groups[0]["lr"])
     return found
+
+
+def student_rates(made: Any) -> list[float]:
+    optimizer = made.new_optimizer(made.network, 1.0)
+    return rates(made.schedule_of(optimizer, made.student_phases()), optimizer)
+
+
+def teacher_rates(made: Any) -> list[float]:
+    optimizer = made.new_optimizer(made.network, 1.0)
+    last = EPOCHS - made.semi.student_finetune_epochs
+    return rates(made.schedule_of(optimizer, made.teacher_phases()), optimizer, last)
 
 
 def test_a_phase_is_warmed_up_for_a_tenth_of_its_own_epochs() -> None:
     made = trainer()
     peak = made.schedule.learning_rate
     assert made.pretraining_epochs() == 6
-    found = rates(made)
+    found = student_rates(made)
     assert found[0] == pytest.approx(peak / 1.6)  # 0.6 epochs of 6
     assert found[6:8] == pytest.approx([peak / 2.9, 2 * peak / 2.9])  # 1.9 of 19
-    assert rates(trainer(warmup_epochs=2.5))[0] == pytest.approx(peak / 3.5)  # a number holds for each phase
-    assert rates(trainer(nnUNetTrainerSupervisedTwin))[0] == pytest.approx(peak / 3.5)  # one phase, 2.5 of 25
+    assert student_rates(trainer(warmup_epochs=2.5))[0] == pytest.approx(peak / 3.5)  # a number holds for each phase
+    twin = trainer(nnUNetTrainerSupervisedTwin)
+    assert student_rates(twin)[0] == pytest.approx(peak / 3.5)  # one phase, 2.5 of 25
+
+
+def test_the_teacher_learns_in_one_decay_up_to_its_last_step() -> None:
+    found = teacher_rates(trainer(student_finetune_epochs=5))
+    twin = student_rates(trainer(nnUNetTrainerSupervisedTwin))
+    assert teacher_rates(trainer()) == twin
+    assert len(found) == 20 and found[3:] == sorted(found[3:], reverse=True) and found[-1] < 0.12 * max(found)
+    again = teacher_rates(trainer(preset="rlsss"))  # published: two trainings
+    assert again[:12] == pytest.approx([0.01] * 5 + [0.001] * 5 + [0.0001] * 2)
+    assert again[12:18] == pytest.approx([0.01] * 6)
+
+
+def test_a_student_of_the_teachers_weights_goes_on_at_the_teachers_rate() -> None:
+    made = trainer(student_from_teacher=True)
+    assert student_rates(made) == teacher_rates(made)
+    assert student_rates(trainer(student_from_teacher=True, teacher_restarts=True)) == student_rates(trainer())
+
+
+@pytest.mark.parametrize(("teacher_pretraining", "student_finetune_epochs"), [(0.5, 13), (0.99, 0), (0.0, 25)])
+def test_phases_that_leave_no_epoch_for_reciprocal_learning(
+    teacher_pretraining: float, student_finetune_epochs: int
+) -> None:
+    made = trainer(teacher_pretraining=teacher_pretraining, student_finetune_epochs=student_finetune_epochs)
+    with pytest.raises(PlanError, match=r"of the 25 epochs \d+ are the teacher's and \d+ the student's"):
+        made.build_teacher(made.network)
+
+
+def test_a_longer_training_is_not_thrown_back_to_the_teachers_phase() -> None:
+    before = trainer().pretraining_epochs()
+    longer = trainer()
+    longer.schedule = longer.schedule.model_copy(update={"epochs": 10 * EPOCHS})
+    longer._teachers_epochs = before
+    longer.current_epoch = before
+    assert longer.phase == "reciprocal"
+    assert longer.student_phases() == [(0, before), (before, 10 * EPOCHS - before)]
+
+
+def test_an_epoch_costs_what_it_takes() -> None:
+    made = trainer(student_finetune_epochs=3)
+    assert [made.cost_of_epoch(epoch) for epoch in range(EPOCHS)] == [1.0] * 6 + [4.0] * 16 + [1.0] * 3
 
 
 @pytest.mark.parametrize("preset", ["rlsss", "nnunet"])
 def test_all_but_the_decoder_is_slower_if_asked_for(preset: str) -> None:
-    whole, slow = trainer(preset=preset), trainer(preset=preset)
-    slow.options = read_options({"epochs": EPOCHS, "encoder_rate": 0.1, "semi_supervised": {"preset": preset}})
+    slow = trainer(nnUNetTrainerSupervisedTwin, preset=preset)
+    expected = student_rates(slow)
     slow.network = nn.ModuleDict({"encoder": nn.Linear(1, 1), "decoder": nn.Linear(1, 1)})
-    optimizer, schedule = slow.optimizer_and_schedule(slow.network)
-    expected = rates(whole)
+    optimizer = slow.new_optimizer(slow.network, 0.1)
+    schedule = slow.schedule_of(optimizer, slow.student_phases())
     for epoch in range(EPOCHS):
         schedule.step(epoch)
         found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -101,12 +152,23 @@ def test_all_but_the_decoder_is_slower_if_asked_for(preset: str) -> None:
                 assert found[id(parameter)] == pytest.approx(factor * expected[epoch])
 
 
+def test_a_teacher_that_starts_at_random_is_not_slowed_down(tmp_path: Path) -> None:
+    for values, expected in (
+        ({}, 1.0), ({"teacher_from_pretrained": True}, 0.1), ({"teacher_weights": str(tmp_path / "w.pth")}, 0.1),
+    ):  # fmt: skip
+        made = trainer(**values)
+        made.options = read_options({"encoder_rate": 0.1, "semi_supervised": values})
+        assert made._encoder_rate_of_teacher() == expected
+
+
 def test_the_student_starts_as_the_teacher_is_if_asked_to() -> None:
     for wanted in (False, True):
         made = trainer(student_from_teacher=wanted)
         made.teacher = nn.Linear(1, 1)
         made.teacher_optimizer = torch.optim.AdamW(made.teacher.parameters())
+        made.teacher_optimizer.state[made.teacher.weight]["step"] = 3
         made.start_reciprocal()
+        assert bool(made.teacher_optimizer.state)
         assert torch.equal(made.network.weight, made.teacher.weight) is wanted
         assert made.network.weight is not made.teacher.weight
     with pytest.raises(PlanError, match="student_from_teacher=true: the teacher has learned nothing"):
