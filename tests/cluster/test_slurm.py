@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_a_wall_time_ends_in_the_middle_of_a_training(cluster: Cluster, long_cha
     wait_for("the requeue", lambda: restarts(cluster, jobs["fold_0"]) == 1)
     cluster.slurm("scontrol", "update", f"JobId={jobs['fold_0']}", "TimeLimit=20")
     stopped = torch.load(fold / "checkpoint_latest.pth", weights_only=True)
-    assert stopped["current_epoch"] == 0 and stopped["ctnet"]["epoch_outputs"], "it stopped within the first epoch"
+    assert stopped["ctnet"]["epoch_outputs"], "it stopped between two epochs"
 
 
 def test_a_cancelled_job_and_a_full_disk(cluster: Cluster) -> None:
@@ -224,7 +225,8 @@ def test_the_training_went_on_and_the_chain_ended(cluster: Cluster, long_chain: 
     record = json.loads((cluster.chain(SLOW) / "records" / "fold_0.json").read_text())
     assert record["starts"] == 2 and record["command"].endswith("--c") and record["reason"] == ""
     log = (cluster.chain(SLOW) / "logs" / "fold_0.txt").read_text()
-    assert log.count("Epoch 0") == 2 and "Epoch 1" in log
+    starts = Counter(re.findall(r"Epoch (\d+)", log))
+    assert sorted(starts.values()) == [*[1] * (len(starts) - 1), 2], "one epoch was gone on with"
     for fold_number in (0, 1):
         assert (
             "(0 unlabelled, 4 images of fold"
