@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+
+from tests.warm_commands import warm_commands
 
 TUTORIAL = Path(__file__).resolve().parents[1] / "docs" / "tutorial.md"
 MODEL = Path("nnUNet_results/Dataset501_Hippocampus/nnUNetTrainerCTNet__CTNetPlans__3d_fullres")
@@ -24,19 +27,21 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def shell_environment() -> dict[str, str]:
+def shell_environment(commands: Path) -> dict[str, str]:
     """A new user's: the installed commands, and no variable of nnU-Net's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
     kept["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that don't spin: the machine may be busy with other tests
-    return {**kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])}
+    return {**kept, "PATH": os.pathsep.join([str(commands), str(Path(sys.executable).parent), kept.get("PATH", "")])}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the page is written for a POSIX shell")
 def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     script = "\n".join(["set -euo pipefail", *blocks("bash")])
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=shell_environment(), capture_output=True, text=True, timeout=1500
-    )
+    with TemporaryDirectory() as folder, warm_commands(Path(folder)) as commands:
+        environment = shell_environment(commands)
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500
+        )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check_results(tmp_path)
     check_sample_output(done.stdout, tmp_path)
@@ -46,7 +51,7 @@ def check_results(folder: Path) -> None:
     """What the page says that there is in the end."""
     for fold in range(5):
         checkpoint = torch.load(folder / MODEL / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
-        assert checkpoint["current_epoch"] == 4
+        assert checkpoint["current_epoch"] == 2
         assert (folder / MODEL / f"fold_{fold}" / "validation" / "summary.json").is_file()
         assert (folder / MODEL / f"fold_{fold}" / "progress.png").is_file()
     scans = {file.name.replace("_0000", "") for file in (folder / "new_scans").iterdir()}

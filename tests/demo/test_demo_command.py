@@ -9,18 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from ctnet_nnunet.demo.records import FILE_NAME
 from ctnet_nnunet.demo.run import WRITTEN
 from ctnet_nnunet.process import find_program
+from tests.warm_commands import warm_commands
 
 
-def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def _demo(folder: Path, *options: str, program: str | Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, without anything of nnU-Net in its environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
-    command = [find_program("ctnet"), "demo", "--out", str(folder), *options]
+    command = [str(program or find_program("ctnet")), "demo", "--out", str(folder), *options]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
 
 
@@ -77,7 +79,8 @@ def test_termination_ends_the_running_command_and_says_how_to_go_on(tmp_path: Pa
 def test_the_whole_way_and_again(tmp_path: Path) -> None:
     folder = tmp_path / "out"
 
-    first = _demo(folder, "--quick")
+    with TemporaryDirectory() as place, warm_commands(Path(place)) as commands:
+        first = _demo(folder, "--quick", program=commands / "ctnet")
 
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.strip().splitlines()[-1] == f"Report: {folder / 'report.html'}"

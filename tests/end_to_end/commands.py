@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from multiprocessing.context import SpawnContext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -102,12 +104,17 @@ def _child(function: Callable[[], Any], environ: Mapping[str, str], out: Path, e
         function()
 
 
+class _PoolsOfThreads(SpawnContext):
+    """Processes that are asked for one by one are real."""
+
+    def Pool(self, *args: Any, **kwargs: Any) -> Any:
+        return ThreadPool(*args, **kwargs)
+
+
 def pools_of_threads() -> Any:
     """nnU-Net's pools of spawned processes, each of which would import torch first, become pools of threads."""
-    from multiprocessing import dummy
-
-    real = multiprocessing.get_context
-    return mock.patch("multiprocessing.get_context", lambda how=None: dummy if how == "spawn" else real(how))
+    real, threads = multiprocessing.get_context, _PoolsOfThreads()
+    return mock.patch("multiprocessing.get_context", lambda how=None: threads if how == "spawn" else real(how))
 
 
 def no_progress_png() -> Any:

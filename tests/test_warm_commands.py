@@ -1,0 +1,42 @@
+"""Warm commands say and end like the installed ones, and get their signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.warm_commands import warm_commands
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Path]:
+    with TemporaryDirectory() as folder, warm_commands(Path(folder)) as commands:
+        yield commands
+
+
+def ended(folder: Path, *words: str) -> tuple[int, str, str]:
+    done = subprocess.run([str(folder / words[0]), *words[1:]], capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", [("ctnet", "--version"), ("ctnet", "plan", "-d", "999"), ("nnUNetv2_train", "999")])
+def test_a_warm_command_says_and_ends_like_the_installed_one(warm: Path, words: tuple[str, ...]) -> None:
+    assert ended(warm, *words) == ended(Path(sys.executable).parent, *words)
+
+
+def test_a_signal_reaches_the_command_and_ends_the_script(warm: Path, tmp_path: Path) -> None:
+    words = [str(warm / "ctnet"), "demo", "--quick", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (tmp_path / "out" / "logs").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert "the same command goes on" in process.communicate()[1]
