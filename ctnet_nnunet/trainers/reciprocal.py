@@ -107,6 +107,13 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
                 "ctnet option semi_supervised.teacher_from_pretrained=true, but no -pretrained_weights FILE was given; "
                 "give it, or set the option to false"
             )
+        if self.semi.student_from_teacher and self.pretrained_from and not self.semi.teacher_from_pretrained:
+            other_start = self.semi.teacher_weights is not None
+            remedy = "leave -pretrained_weights out" if other_start else "set teacher_from_pretrained=true"
+            raise PlanError(
+                "ctnet option semi_supervised.student_from_teacher=true: the teacher's weights would replace those "
+                f"that -pretrained_weights gives to the student; {remedy}, or set student_from_teacher to false"
+            )
         if self.semi.teacher_weights is not None:
             self._weights_of_teacher()
         elif self.semi.student_from_teacher and self.pretraining_epochs() == 0:

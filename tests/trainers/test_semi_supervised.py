@@ -41,6 +41,18 @@ def test_a_teacher_has_one_start(tmp_path: Path) -> None:
         trainer(teacher_from_pretrained=True).check_start()
 
 
+@pytest.mark.parametrize("weights", [None, "teacher.pth"])
+def test_pretrained_weights_are_not_thrown_away_without_a_word(weights: str | None) -> None:
+    made = trainer(student_from_teacher=True, teacher_weights=weights)
+    made.network.pretrained_from = "pretrained.pth"
+    remedy = "set teacher_from_pretrained=true" if weights is None else "leave -pretrained_weights out"
+    with pytest.raises(PlanError, match=f"would replace those that -pretrained_weights gives.*{remedy}"):
+        made.check_start()
+    both = trainer(student_from_teacher=True, teacher_from_pretrained=True)
+    both.network.pretrained_from = "pretrained.pth"
+    both.check_start()
+
+
 def test_a_continued_training_asks_for_no_start(tmp_path: Path) -> None:
     trainer(resuming=True, teacher_from_pretrained=True).check_start()
     trainer(resuming=True, teacher_weights=str(tmp_path / "gone.pth")).check_start()
