@@ -53,7 +53,10 @@ class Transfer:
 
 
 def transfer_weights(
-    network: nn.Module, source: Mapping[str, Tensor], prefixes: Mapping[str, str] | None = None
+    network: nn.Module,
+    source: Mapping[str, Tensor],
+    prefixes: Mapping[str, str] | None = None,
+    image_channels: int | None = None,
 ) -> Transfer:
     """Fit ``source`` weights to ``network``; segmentation heads stay the network's own.
 
@@ -64,6 +67,8 @@ def transfer_weights(
         network: The target, initialised; what nothing can be carried to keeps its values.
         source: A state dict of another PlainConvUNet, ResidualEncoderUNet or CTNet, wrappers' prefixes allowed.
         prefixes: Name of a module in ``source`` → its name in the network, where they differ.
+        image_channels: First input channels, which are the image's; others are labels, to which nothing can be carried:
+            they change no feature at first. None: all.
     """
     given = _renamed({_without_wrappers(key): value for key, value in source.items()}, prefixes or {})
     target = network.state_dict()
@@ -74,7 +79,7 @@ def transfer_weights(
         wanted = target[keys[0]]
         key = next((key for key in keys if _source_key(key, shift) in given), keys[0])
         found = given.get(_source_key(key, shift))
-        fitted, note = (None, "head, stays new") if HEADS in key else _fit(key, wanted, found)
+        fitted, note = (None, "head, stays new") if HEADS in key else _fit(key, wanted, found, image_channels)
         state |= dict.fromkeys(keys, wanted.clone() if fitted is None else fitted.to(wanted.dtype))
         action: Action = "skipped" if fitted is None else "loaded" if note == "" else "adapted"
         shape = None if found is None else tuple(found.shape)
@@ -121,7 +126,9 @@ def _source_key(key: str, shift: int) -> str:
     return f"{match[1]}{int(match[2]) - shift}{match[3]}"
 
 
-def _fit(key: str, wanted: Tensor, found: Tensor | None) -> tuple[Tensor | None, str]:
+def _fit(
+    key: str, wanted: Tensor, found: Tensor | None, image_channels: int | None
+) -> tuple[Tensor | None, str]:
     """The tensor for ``key`` and how it was made ("" if as it was), or None and why not."""
     if found is None:
         return None, "not in the file"
@@ -142,7 +149,7 @@ def _fit(key: str, wanted: Tensor, found: Tensor | None) -> tuple[Tensor | None,
             found = refit(found, axis, wanted.shape[axis])
         notes.append("kernel size")
     if found.shape != wanted.shape and found.shape[0] == wanted.shape[0] and _reads_the_image(key):
-        found = spread_channels(found, wanted.shape[1])
+        found = spread_channels(found, wanted.shape[1], image_channels)
         notes.append("input channels")
     return (found, ", ".join(notes)) if found.shape == wanted.shape else (None, "shape differs")
 
@@ -153,10 +160,15 @@ def _reads_the_image(key: str) -> bool:
     return name.startswith(("encoder.stem.convs.0.", "encoder.stages.0.0.convs.0."))
 
 
-def spread_channels(weight: Tensor, channels: int) -> Tensor:
-    """Weight (O, n, *k) → (O, channels, *k): the same image in every channel gives the features that it gave before."""
-    total = weight.sum(1, keepdim=True)
-    return (total / channels).expand(-1, channels, *weight.shape[2:]).clone()
+def spread_channels(weight: Tensor, channels: int, of_image: int | None = None) -> Tensor:
+    """Weight (O, n, *k) → (O, channels, *k): the same image in every channel gives the features that it gave before.
+
+    If only the first ``of_image`` channels are the image's, the others get zeros.
+    """
+    images = channels if of_image is None else of_image
+    spread = weight.new_zeros(len(weight), channels, *weight.shape[2:])
+    spread[:, :images] = weight if images == weight.shape[1] else weight.sum(1, keepdim=True) / images
+    return spread
 
 
 def fitted_kernel(weight: Tensor, axis: int, size: int) -> Tensor:

@@ -115,6 +115,8 @@ def test_channels_by_hand() -> None:
     weight = torch.tensor([[[[2.0]], [[4.0]]]])
     assert spread_channels(weight, 3).flatten().tolist() == [2.0, 2.0, 2.0]
     assert spread_channels(weight, 1).flatten().tolist() == [6.0]
+    assert spread_channels(weight, 3, of_image=1).flatten().tolist() == [6.0, 0.0, 0.0]
+    assert spread_channels(weight, 4, of_image=2).flatten().tolist() == [2.0, 4.0, 0.0, 0.0]
 
 
 def test_depths_meet_at_full_resolution() -> None:

@@ -49,7 +49,8 @@ def transfer_checkpoint(
     content = read_checkpoint(checkpoint)
     weights = checked_weights(content, checkpoint)
     prefixes = _nnssl_prefixes(content.get("nnssl_adaptation_plan"), checkpoint)
-    result = transfer_weights(target_network(dataset, plans, configuration, trainer), weights, prefixes)
+    target = target_network(dataset, plans, configuration, trainer)
+    result = transfer_weights(target.network, weights, prefixes, target.image_channels)
     share = result.share("loaded") + result.share("adapted")
     if share < min_share:
         raise TooLittleFitsError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
@@ -22,7 +22,14 @@ NETWORK_OF_TRAINER = {"nnUNetTrainerCTNet": True, "nnUNetTrainer": False}
 SEED = 12345
 
 
-def target_network(dataset: str | int, plans: str, configuration: str, trainer: str) -> nn.Module:
+class Target(NamedTuple):
+    """A plan's network, and how many of its input channels are the image's: a cascade's others are labels."""
+
+    network: nn.Module
+    image_channels: int
+
+
+def target_network(dataset: str | int, plans: str, configuration: str, trainer: str) -> Target:
     """The network that the trainer would build, freshly initialised from a fixed seed.
 
     Args:
@@ -49,6 +56,7 @@ def target_network(dataset: str | int, plans: str, configuration: str, trainer: 
         manager = PlansManager(content)
         values: dict[str, Any] = manager.get_configuration(configuration).configuration
         channels: int = determine_num_input_channels(manager, configuration, dataset_json)
+        images = len(dataset_json["channel_names"] if "channel_names" in dataset_json else dataset_json["modality"])
         heads: int = manager.get_label_manager(dataset_json).num_segmentation_heads
         architecture, patch = dict(values["architecture"]), list(values["patch_size"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
@@ -59,4 +67,4 @@ def target_network(dataset: str | int, plans: str, configuration: str, trainer: 
         architecture = as_ctnet(architecture, patch, read_options(values.get("ctnet"), str(file)).transformer_options())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return network_from_plan(architecture, channels, heads, True)
+        return Target(network_from_plan(architecture, channels, heads, True), images)

@@ -78,7 +78,7 @@ def test_nnssl_checkpoints_fill_the_encoder_that_stock_loads(
     file = _save(tmp_path / "ssl.pth", {**weights, "projector.0.weight": torch.ones(3, 3)}, plan)
     out = tmp_path / "w.pth"
     transfer_checkpoint(file, NAME, "P", "3d_fullres", out, "nnUNetTrainer")
-    started = target_network(NAME, "P", "3d_fullres", "nnUNetTrainer")
+    started = target_network(NAME, "P", "3d_fullres", "nnUNetTrainer").network
     fresh = copy.deepcopy(started)
     load_pretrained_weights(started, str(out))
     capsys.readouterr()
@@ -88,9 +88,23 @@ def test_nnssl_checkpoints_fill_the_encoder_that_stock_loads(
 
 
 def test_a_cascade_reads_the_labels_of_the_stage_before_as_channels(folder: Path) -> None:
-    network = target_network(NAME, "P", "3d_cascade_fullres", "nnUNetTrainer")
-    assert network.encoder.stem.convs[0].conv.in_channels == 3
-    assert target_network(NAME, "P", "3d_fullres", "nnUNetTrainer").encoder.stem.convs[0].conv.in_channels == 1
+    network, images = target_network(NAME, "P", "3d_cascade_fullres", "nnUNetTrainer")
+    assert (network.encoder.stem.convs[0].conv.in_channels, images) == (3, 1)
+    network, images = target_network(NAME, "P", "3d_fullres", "nnUNetTrainer")
+    assert (network.encoder.stem.convs[0].conv.in_channels, images) == (1, 1)
+
+
+def test_in_a_cascade_the_image_gives_the_same_features_and_labels_none_yet(folder: Path, tmp_path: Path) -> None:
+    source, out = _resenc(), tmp_path / "w.pth"
+    file = _save(tmp_path / "source.pth", source.state_dict())
+    transfer_checkpoint(file, NAME, "P", "3d_cascade_fullres", out, "nnUNetTrainer")
+    network = target_network(NAME, "P", "3d_cascade_fullres", "nnUNetTrainer").network
+    load_pretrained_weights(network, str(out))
+    image, labels = torch.randn(1, 1, *SIZE), torch.ones(1, 2, *SIZE)
+    for mine, theirs in zip(
+        network.eval().encoder(torch.cat([image, labels], 1)), source.eval().encoder(image), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize(
