@@ -72,8 +72,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
                 "left for reciprocal learning; lower them, or raise epochs"
             )
         self.teacher = self._new_network()
-        self.teacher_optimizer = self.new_optimizer(self.teacher, self._encoder_rate_of_teacher())
-        self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.teacher_phases())
+        self._build_teacher_optimizer()
         self.teacher_in_training = self.wrapped(self.teacher, self.semi.recompute_teacher)
         self.step = ReciprocalStep(
             self.network,
@@ -88,10 +87,30 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             scaler=self.grad_scaler,
         )
 
+    def _build_teacher_optimizer(self) -> None:
+        assert self.teacher is not None
+        self.teacher_optimizer = self.new_optimizer(self.teacher, self._encoder_rate_of_teacher())
+        self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.teacher_phases())
+
+    def _follow_pretrained_weights(self) -> None:
+        """Weights come in when all is built: only then is it known whether the teacher's encoder is given."""
+        if encoder_rate_of(self.teacher_optimizer.param_groups) != self._encoder_rate_of_teacher():
+            self._build_teacher_optimizer()
+            self.step.teacher_optimizer = self.teacher_optimizer
+
     def _encoder_rate_of_teacher(self) -> float:
         """The option is for encoders that were given; a random one learns as fast as the rest."""
-        given = self.semi.teacher_from_pretrained or self.semi.teacher_weights is not None
+        given = self.teacher_takes_pretrained or self.semi.teacher_weights is not None
         return self.options.encoder_rate if given else 1.0
+
+    @property
+    def teacher_takes_pretrained(self) -> bool:
+        """Unless said otherwise it does where the student starts from it, which would lose these weights."""
+        wanted: bool | None = self.semi.teacher_from_pretrained
+        if wanted is not None:
+            return wanted
+        is_start = self.semi.student_from_teacher and self.semi.teacher_weights is None
+        return is_start and self.pretrained_from is not None
 
     def check_start(self) -> None:
         super().check_start()
@@ -107,7 +126,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
                 "ctnet option semi_supervised.teacher_from_pretrained=true, but no -pretrained_weights FILE was given; "
                 "give it, or set the option to false"
             )
-        if self.semi.student_from_teacher and self.pretrained_from and not self.semi.teacher_from_pretrained:
+        if self.semi.student_from_teacher and self.pretrained_from and not self.teacher_takes_pretrained:
             other_start = self.semi.teacher_weights is not None
             remedy = "leave -pretrained_weights out" if other_start else "set teacher_from_pretrained=true"
             raise PlanError(
@@ -119,7 +138,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         elif self.semi.student_from_teacher and self.pretraining_epochs() == 0:
             raise PlanError(
                 "ctnet option semi_supervised.student_from_teacher=true: the teacher has learned nothing by then; set "
-                "teacher_pretraining above 0, or give teacher_weights"
+                "teacher_pretraining above 0, or student_from_teacher to false, or give teacher_weights"
             )
 
     def _weights_of_teacher(self) -> dict[str, Tensor]:
@@ -133,10 +152,11 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
 
     def start_teacher(self) -> None:
         assert self.teacher is not None
+        self._follow_pretrained_weights()
         if self.semi.teacher_weights is not None:
             self.teacher.load_state_dict(self._weights_of_teacher())
             self.print_to_log_file(f"teacher initialised from {self._file_of_teacher()}")
-        if not self.semi.teacher_from_pretrained:
+        if not self.teacher_takes_pretrained:
             return
         own = unwrapped(self.network).state_dict()
         # Pretrained heads segment nothing yet, and the student's would make both start with the same.
@@ -224,6 +244,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
+        self._follow_pretrained_weights()
         groups = state["teacher_optimizer_state"]["param_groups"]
         if (then := encoder_rate_of(groups)) != (now := self._encoder_rate_of_teacher()):
             raise CheckpointError(

@@ -121,7 +121,7 @@ def test_a_ctnet_plan_gives_ctnet_and_both_nets_start_from_pretrained_weights(
     weights = tiny.fold(0, TWIN) / "checkpoint_final.pth"
     assert any(key.startswith("transformer.") for key in read_checkpoint(weights)["network_weights"])
 
-    set_options(tiny, teacher_from_pretrained=True, recompute_teacher=True, student_finetune_epochs=1)
+    set_options(tiny, teacher_pretraining=0.34, recompute_teacher=True, student_finetune_epochs=1)
     block = tiny.read_plans()["configurations"][tiny.configuration]["ctnet"]
     tiny.change_configuration(ctnet={**block, "epochs": 3})
     printed = train_and_predict(tiny, RECIPROCAL, tmp_path / "out", "-pretrained_weights", weights)
@@ -163,7 +163,7 @@ def test_the_student_learns_from_pseudo_labels_alone(nnunet_env: NnunetEnv) -> N
     """It starts at random behind the teacher's own epochs and never gets a label's gradient."""
     long_enough = ("epochs=7", "iterations=20", "val_iterations=4", "features_base=8")
     tiny = prepare(nnunet_env, 704, "SemiLearns", labelled=5, unlabelled=2, more=long_enough)
-    set_options(tiny, preset="nnunet", learning_rate=0.004)
+    set_options(tiny, teacher_pretraining=0.25, student_from_teacher=False, learning_rate=0.004)
     printed = run_warm(tiny.env, *tiny.train(0, RECIPROCAL)).succeeded().stdout
     dice = [float(value) for value in re.findall(r"student dice (\S+),", printed)]
     feedback = [float(value) for value in re.findall(r", h (\S+),", printed)]
@@ -204,7 +204,7 @@ def test_poisoned_labels_of_unlabelled_cases_change_nothing(copy_of_planned: Tin
     labelled, hidden = hide_labels(tiny)
     if fold == "all":
         hidden = [case for case in ("tr_000", "tr_003", "tr_004") if case not in labelled]
-    set_options(tiny, teacher_pretraining=0.0)
+    set_options(tiny, teacher_pretraining=0.0, student_from_teacher=False)
     ends = []
     for _ in range(2):
         printed = run_warm(tiny.env, *tiny.train(fold, RECIPROCAL)).succeeded().stdout

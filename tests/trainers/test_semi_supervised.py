@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from ctnet_nnunet.errors import CheckpointError, PlanError
 from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.trainers.reciprocal import is_measured, nnUNetTrainerReciprocal
 from ctnet_nnunet.trainers.resilient import ResilientTrainer
+from ctnet_nnunet.trainers.schedule import encoder_rate_of
 from ctnet_nnunet.trainers.supervised_twin import nnUNetTrainerSupervisedTwin
 
 EPOCHS = 25
+ANEW = {"student_from_teacher": False, "teacher_pretraining": 0.25}
 
 
 def trainer(kind: type[Any] = nnUNetTrainerReciprocal, resuming: bool = False, **values: Any) -> Any:
@@ -43,14 +46,34 @@ def test_a_teacher_has_one_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights", [None, "teacher.pth"])
 def test_pretrained_weights_are_not_thrown_away_without_a_word(weights: str | None) -> None:
-    made = trainer(student_from_teacher=True, teacher_weights=weights)
+    made = trainer(teacher_from_pretrained=False if weights is None else None, teacher_weights=weights)
     made.network.pretrained_from = "pretrained.pth"
     remedy = "set teacher_from_pretrained=true" if weights is None else "leave -pretrained_weights out"
     with pytest.raises(PlanError, match=f"would replace those that -pretrained_weights gives.*{remedy}"):
         made.check_start()
-    both = trainer(student_from_teacher=True, teacher_from_pretrained=True)
-    both.network.pretrained_from = "pretrained.pth"
-    both.check_start()
+    for values in ({}, {"teacher_from_pretrained": True}, {"student_from_teacher": False}):
+        kept = trainer(**values)
+        kept.network.pretrained_from = "pretrained.pth"
+        kept.check_start()
+        assert kept.teacher_takes_pretrained is ("student_from_teacher" not in values)
+    assert not trainer().teacher_takes_pretrained
+
+
+def test_a_teacher_s_encoder_is_slowed_down_as_soon_as_it_is_known_to_be_given() -> None:
+    made = trainer()
+    made.options = read_options({"encoder_rate": 0.1, "epochs": EPOCHS})
+    made.teacher = nn.ModuleDict({"encoder": nn.Linear(1, 1), "decoder": nn.Linear(1, 1)})
+    made._build_teacher_optimizer()
+    made.step = SimpleNamespace(teacher_optimizer=made.teacher_optimizer)
+    at_first = made.teacher_optimizer
+    made._follow_pretrained_weights()
+    assert made.teacher_optimizer is at_first and encoder_rate_of(at_first.param_groups) == 1
+    made.network.pretrained_from = "pretrained.pth"
+    made._follow_pretrained_weights()
+    assert encoder_rate_of(made.teacher_optimizer.param_groups) == 0.1
+    assert made.step.teacher_optimizer is made.teacher_optimizer
+    made.teacher_schedule.step(0)
+    assert len({group["lr"] for group in made.teacher_optimizer.param_groups}) == 2
 
 
 def test_a_continued_training_asks_for_no_start(tmp_path: Path) -> None:
@@ -98,13 +121,14 @@ def teacher_rates(made: Any) -> list[float]:
 
 
 def test_a_phase_is_warmed_up_for_a_tenth_of_its_own_epochs() -> None:
-    made = trainer()
+    made = trainer(**ANEW)
     peak = made.schedule.learning_rate
     assert made.pretraining_epochs() == 6
     found = student_rates(made)
     assert found[0] == pytest.approx(peak / 1.6)  # 0.6 epochs of 6
     assert found[6:8] == pytest.approx([peak / 2.9, 2 * peak / 2.9])  # 1.9 of 19
-    assert student_rates(trainer(warmup_epochs=2.5))[0] == pytest.approx(peak / 3.5)  # a number holds for each phase
+    same_in_each = trainer(**ANEW, warmup_epochs=2.5)
+    assert student_rates(same_in_each)[0] == pytest.approx(peak / 3.5)
     twin = trainer(nnUNetTrainerSupervisedTwin)
     assert student_rates(twin)[0] == pytest.approx(peak / 3.5)  # one phase, 2.5 of 25
 
@@ -122,7 +146,8 @@ def test_the_teacher_learns_in_one_decay_up_to_its_last_step() -> None:
 def test_a_student_of_the_teachers_weights_goes_on_at_the_teachers_rate() -> None:
     made = trainer(student_from_teacher=True)
     assert student_rates(made) == teacher_rates(made)
-    assert student_rates(trainer(student_from_teacher=True, teacher_restarts=True)) == student_rates(trainer())
+    restarted = trainer(teacher_pretraining=0.25, student_from_teacher=True, teacher_restarts=True)
+    assert student_rates(restarted) == student_rates(trainer(**ANEW))
 
 
 @pytest.mark.parametrize(("teacher_pretraining", "student_finetune_epochs"), [(0.5, 13), (0.99, 0), (0.0, 25)])
@@ -135,8 +160,8 @@ def test_phases_that_leave_no_epoch_for_reciprocal_learning(
 
 
 def test_a_longer_training_is_not_thrown_back_to_the_teachers_phase() -> None:
-    before = trainer().pretraining_epochs()
-    longer = trainer()
+    before = trainer(**ANEW).pretraining_epochs()
+    longer = trainer(**ANEW)
     longer.schedule = longer.schedule.model_copy(update={"epochs": 10 * EPOCHS})
     longer._teachers_epochs = before
     longer.current_epoch = before
@@ -145,7 +170,7 @@ def test_a_longer_training_is_not_thrown_back_to_the_teachers_phase() -> None:
 
 
 def test_an_epoch_costs_what_it_takes() -> None:
-    made = trainer(student_finetune_epochs=3)
+    made = trainer(student_finetune_epochs=3, teacher_pretraining=0.25)
     assert [made.cost_of_epoch(epoch) for epoch in range(EPOCHS)] == [1.0] * 6 + [4.0] * 16 + [1.0] * 3
 
 
@@ -193,7 +218,7 @@ def test_the_feedbacks_share_is_measured_in_a_few_steps_of_an_epoch() -> None:
 
 
 def test_a_silent_feedback_is_said_once_and_not_in_the_warm_up() -> None:
-    made = trainer()
+    made = trainer(teacher_pretraining=0.25)
     for epoch, share in ((6, 0.001), (8, 0.02), (9, 0.006), (10, 0.001)):
         made.current_epoch, made.train_metrics = epoch, {"feedback_share": share}
         made.warn_of_silence()
