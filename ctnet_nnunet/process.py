@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def run_command(
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("ab") as output:
-        with _not_for_children():
+        with _held_back() as deliver, _not_for_children():
             process = subprocess.Popen(
                 [find_program(command[0]), *command[1:]],
                 cwd=workplace.folder,
@@ -72,6 +73,7 @@ def run_command(
                 pass_fds=() if workplace.inherited is None else (workplace.inherited,),
             )
         try:
+            deliver()
             while True:
                 try:
                     status = process.wait(POLL_SECONDS)
@@ -82,6 +84,27 @@ def run_command(
             _end(process, patience)
             raise
     return time.monotonic() - started, status
+
+
+@contextmanager
+def _held_back() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM that arrive inside wait for a call of the function: a start is not interrupted half-way."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+        yield lambda: None
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    earlier = {number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in numbers}
+
+    def deliver() -> None:
+        for number in arrived:
+            signal.raise_signal(number)
+
+    try:
+        yield deliver
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager

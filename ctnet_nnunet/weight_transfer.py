@@ -57,6 +57,7 @@ def transfer_weights(
     source: Mapping[str, Tensor],
     prefixes: Mapping[str, str] | None = None,
     image_channels: int | None = None,
+    source_image_channels: int | None = None,
 ) -> Transfer:
     """Fit ``source`` weights to ``network``; segmentation heads stay the network's own.
 
@@ -67,8 +68,9 @@ def transfer_weights(
         network: The target, initialised; what nothing can be carried to keeps its values.
         source: A state dict of another PlainConvUNet, ResidualEncoderUNet or CTNet, wrappers' prefixes allowed.
         prefixes: Name of a module in ``source`` → its name in the network, where they differ.
-        image_channels: First input channels, which are the image's; others are labels, to which nothing can be carried:
-            they change no feature at first. None: all.
+        image_channels: The network's first input channels, which are the image's; the others of a cascade are labels.
+            Those that the source lacks change no feature at first. None: all.
+        source_image_channels: The same of the source. None: all.
     """
     given = _renamed({_without_wrappers(key): value for key, value in source.items()}, prefixes or {})
     target = network.state_dict()
@@ -79,7 +81,8 @@ def transfer_weights(
         wanted = target[keys[0]]
         key = next((key for key in keys if _source_key(key, shift) in given), keys[0])
         found = given.get(_source_key(key, shift))
-        fitted, note = (None, "head, stays new") if HEADS in key else _fit(key, wanted, found, image_channels)
+        images = source_image_channels, image_channels
+        fitted, note = (None, "head, stays new") if HEADS in key else _fit(key, wanted, found, images)
         state |= dict.fromkeys(keys, wanted.clone() if fitted is None else fitted.to(wanted.dtype))
         action: Action = "skipped" if fitted is None else "loaded" if note == "" else "adapted"
         shape = None if found is None else tuple(found.shape)
@@ -127,12 +130,16 @@ def _source_key(key: str, shift: int) -> str:
 
 
 def _fit(
-    key: str, wanted: Tensor, found: Tensor | None, image_channels: int | None
+    key: str, wanted: Tensor, found: Tensor | None, images: tuple[int | None, int | None]
 ) -> tuple[Tensor | None, str]:
-    """The tensor for ``key`` and how it was made ("" if as it was), or None and why not."""
+    """The tensor for ``key`` and how it was made ("" if as it was), or None and why not.
+
+    ``images``: where the network reads its input, how many channels of ``found`` and ``wanted`` are the image's.
+    """
     if found is None:
         return None, "not in the file"
-    if found.shape == wanted.shape:
+    had, has = _images_channels(key, found, images[0]), _images_channels(key, wanted, images[1])
+    if found.shape == wanted.shape and had == has:
         return found.clone(), ""
     if key.endswith("position_table"):
         table = resized_table(found, wanted.shape)
@@ -148,26 +155,36 @@ def _fit(
         for axis in range(2, wanted.ndim):
             found = refit(found, axis, wanted.shape[axis])
         notes.append("kernel size")
-    if found.shape != wanted.shape and found.shape[0] == wanted.shape[0] and _reads_the_image(key):
-        found = spread_channels(found, wanted.shape[1], image_channels)
+    if had and len(found) == len(wanted) and (found.shape[1], had) != (wanted.shape[1], has):
+        found = spread_channels(found, wanted.shape[1], had, has)
         notes.append("input channels")
     return (found, ", ".join(notes)) if found.shape == wanted.shape else (None, "shape differs")
 
 
-def _reads_the_image(key: str) -> bool:
-    """Whether a convolution's key is that of the first layer, whose input channels are the image's."""
-    name = key.removeprefix("decoder.")
-    return name.startswith(("encoder.stem.convs.0.", "encoder.stages.0.0.convs.0."))
+def _images_channels(key: str, weight: Tensor, given: int | None) -> int:
+    """How many of a kernel's input channels are the image's (None: all); 0 behind the first layer."""
+    first = key.removeprefix("decoder.").startswith(("encoder.stem.convs.0.", "encoder.stages.0.0.convs.0."))
+    if not first or weight.ndim < 2:
+        return 0
+    return weight.shape[1] if given is None else min(given, weight.shape[1])
 
 
-def spread_channels(weight: Tensor, channels: int, of_image: int | None = None) -> Tensor:
+def spread_channels(weight: Tensor, channels: int, images: int | None = None, wanted: int | None = None) -> Tensor:
     """Weight (O, n, *k) → (O, channels, *k): the same image in every channel gives the features that it gave before.
 
-    If only the first ``of_image`` channels are the image's, the others get zeros.
+    Args:
+        weight: Of a convolution that reads the image.
+        channels: How many the result reads.
+        images: The first channels of ``weight`` that are the image's, None: all; what follows reads labels.
+        wanted: The same of the result. Its channels for labels are those of ``weight`` if these are as many, else zero.
     """
-    images = channels if of_image is None else of_image
+    images = weight.shape[1] if images is None else images
+    wanted = channels if wanted is None else wanted
+    of_image, of_labels = weight[:, :images], weight[:, images:]
     spread = weight.new_zeros(len(weight), channels, *weight.shape[2:])
-    spread[:, :images] = weight if images == weight.shape[1] else weight.sum(1, keepdim=True) / images
+    spread[:, :wanted] = of_image if images == wanted else of_image.sum(1, keepdim=True) / wanted
+    if of_labels.shape[1] == channels - wanted:
+        spread[:, wanted:] = of_labels
     return spread
 
 

@@ -28,7 +28,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def shell_environment(commands: Path) -> dict[str, str]:
-    """A new user's: the installed commands, and no variable of nnU-Net's."""
+    """A new user's: commands, and no variable of nnU-Net's but what the commands' server was imported with."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
     kept["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that don't spin: the machine may be busy with other tests
     return {**kept, "PATH": os.pathsep.join([str(commands), str(Path(sys.executable).parent), kept.get("PATH", "")])}

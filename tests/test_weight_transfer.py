@@ -115,8 +115,12 @@ def test_channels_by_hand() -> None:
     weight = torch.tensor([[[[2.0]], [[4.0]]]])
     assert spread_channels(weight, 3).flatten().tolist() == [2.0, 2.0, 2.0]
     assert spread_channels(weight, 1).flatten().tolist() == [6.0]
-    assert spread_channels(weight, 3, of_image=1).flatten().tolist() == [6.0, 0.0, 0.0]
-    assert spread_channels(weight, 4, of_image=2).flatten().tolist() == [2.0, 4.0, 0.0, 0.0]
+    assert spread_channels(weight, 3, wanted=1).flatten().tolist() == [6.0, 0.0, 0.0]
+    assert spread_channels(weight, 4, wanted=2).flatten().tolist() == [2.0, 4.0, 0.0, 0.0]
+    assert spread_channels(weight, 2, wanted=1).flatten().tolist() == [6.0, 0.0]
+    assert spread_channels(weight, 3, images=1, wanted=1).flatten().tolist() == [2.0, 0.0, 0.0]
+    assert spread_channels(weight, 3, images=1, wanted=2).flatten().tolist() == [1.0, 1.0, 4.0]
+    assert spread_channels(weight, 1, images=1).flatten().tolist() == [2.0]
 
 
 def test_depths_meet_at_full_resolution() -> None:

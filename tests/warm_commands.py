@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
@@ -30,14 +31,17 @@ SECONDS_TO_START = 120
 CLIENT = """#!{python} -S
 import json, os, signal, socket, sys
 
+signals = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is a process to pass them on to
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 words = json.dumps([[{name!r}, *sys.argv[1:]], os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(words).to_bytes(8, "big")], [0, 1, 2])
 server.sendall(words)
 process = int.from_bytes(server.recv(8), "big")
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+for number in signals:
     signal.signal(number, lambda number, frame: os.kill(process, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 ended = server.recv(8)
 status = os.waitstatus_to_exitcode(int.from_bytes(ended, "big")) if ended else 1
 if status < 0:
@@ -114,6 +118,7 @@ def _answer(client: socket.socket, scripts: Path) -> int:
     process = os.fork()
     if process == 0:
         client.close()
+        os.setsid()
         for stream, number in zip(streams, (0, 1, 2), strict=True):
             os.dup2(stream, number)
             os.close(stream)
@@ -123,10 +128,25 @@ def _answer(client: socket.socket, scripts: Path) -> int:
         _run(words, scripts)
     for stream in streams:
         os.close(stream)
-    client.sendall(process.to_bytes(8, "big"))
-    _, status = os.waitpid(process, 0)
-    client.sendall(status.to_bytes(8, "big"))
+    with suppress(BrokenPipeError):
+        client.sendall(process.to_bytes(8, "big"))
+    status = _status(process, client)
+    with suppress(BrokenPipeError):
+        client.sendall(status.to_bytes(8, "big"))
     return 0
+
+
+def _status(process: int, client: socket.socket) -> int:
+    """Wait for a command; if its script is gone, it and its children are killed."""
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status
+        if select.select([client], [], [], 0.02)[0]:  # the script says nothing more, so it has ended
+            with suppress(ProcessLookupError):  # it has no group of its own yet
+                os.killpg(process, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
+            return os.waitpid(process, 0)[1]
 
 
 def _received(client: socket.socket, size: int) -> bytes:

@@ -50,7 +50,9 @@ def transfer_checkpoint(
     weights = checked_weights(content, checkpoint)
     prefixes = _nnssl_prefixes(content.get("nnssl_adaptation_plan"), checkpoint)
     target = target_network(dataset, plans, configuration, trainer)
-    result = transfer_weights(target.network, weights, prefixes, target.image_channels)
+    result = transfer_weights(
+        target.network, weights, prefixes, target.image_channels, _image_channels(content.get("init_args"))
+    )
     share = result.share("loaded") + result.share("adapted")
     if share < min_share:
         raise TooLittleFitsError(
@@ -66,6 +68,15 @@ def transfer_checkpoint(
     }
     write_checkpoint({"network_weights": result.state, "ctnet_transfer": origin}, output, WRITE_REMEDY)
     return result
+
+
+def _image_channels(init_args: Any) -> int | None:
+    """How many input channels of a checkpoint's network are the image's, out of nnU-Net's record; None without one."""
+    try:
+        names = init_args["dataset_json"].get("channel_names") or init_args["dataset_json"]["modality"]
+        return len(names)
+    except (TypeError, KeyError, AttributeError):
+        return None
 
 
 class TooLittleFitsError(CheckpointError):

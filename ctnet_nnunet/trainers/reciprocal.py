@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,6 +142,11 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
                 "teacher_pretraining above 0, or student_from_teacher to false, or give teacher_weights"
             )
 
+    def _refuse_frozen_random_encoder(self) -> None:
+        starts_later = self.semi.student_from_teacher and self.semi.teacher_weights is not None
+        if not starts_later:
+            super()._refuse_frozen_random_encoder()
+
     def _weights_of_teacher(self) -> dict[str, Tensor]:
         assert self.teacher is not None
         kind = kind_of(self.plans_manager.plans, self.configuration_manager.configuration, self.dataset_json)
@@ -240,10 +246,23 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             "teacher_optimizer_state": self.teacher_optimizer.state_dict(),
             "reciprocal_step": self.step.state_dict(),
             "pretraining_epochs": self.pretraining_epochs(),
+            "student_from_teacher": self.semi.student_from_teacher,
+            "teacher_restarts": self.semi.teacher_restarts,
         }
+
+    def _refuse_another_start(self, state: Mapping[str, Any]) -> None:
+        """The rates of both networks, and what the student starts with, follow from these."""
+        for key in ("student_from_teacher", "teacher_restarts"):
+            now = getattr(self.semi, key)
+            if (then := state.get(key, now)) != now:
+                raise CheckpointError(
+                    f"--c: the training in {self.output_folder} was begun with semi_supervised.{key}="
+                    f"{str(then).lower()}, now it is {str(now).lower()}; set it back, or train anew"
+                )
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
+        self._refuse_another_start(state)
         self._follow_pretrained_weights()
         groups = state["teacher_optimizer_state"]["param_groups"]
         if (then := encoder_rate_of(groups)) != (now := self._encoder_rate_of_teacher()):

@@ -137,7 +137,14 @@ class ResilientTrainer(CheckpointingTrainer):
         return rate
 
     def _refuse_frozen_random_encoder(self) -> None:
-        if self._frozen and not self.resuming and self.pretrained_from is None:
+        if not self._frozen or self.resuming:
+            return
+        if self.is_cascaded:
+            raise PlanError(
+                f"ctnet option encoder_rate=0: {self.configuration_name} is a cascade's second stage, whose encoder "
+                "must learn to read the first one's labels; raise encoder_rate"
+            )
+        if self.pretrained_from is None:
             raise PlanError(
                 "ctnet option encoder_rate=0 freezes all but the decoder, and no -pretrained_weights FILE was given, "
                 "so it would stay random; give it, or raise encoder_rate"

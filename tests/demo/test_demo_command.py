@@ -20,7 +20,10 @@ from tests.warm_commands import warm_commands
 
 
 def _demo(folder: Path, *options: str, program: str | Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, without anything of nnU-Net in its environment."""
+    """The command in a process of its own, without anything of nnU-Net in its environment.
+
+    ``program``: a warm one; what nnU-Net reads when it is imported, the server of these has from the tests' own.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
     command = [str(program or find_program("ctnet")), "demo", "--out", str(folder), *options]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from ctnet_nnunet.demo.records import FILE_NAME, open_book
 from ctnet_nnunet.demo.steps import Step, Training
 from ctnet_nnunet.errors import SetupError
 from ctnet_nnunet.folder_lock import folder_lock
-from ctnet_nnunet.process import Workplace, find_program, run_command
+from ctnet_nnunet.process import Workplace, find_program, interruptible, run_command
 
 VERSIONS = {"ctnet_nnunet": "1"}
 
@@ -228,6 +229,26 @@ def test_no_process_is_left_behind_by_an_interruption(tmp_path: Path) -> None:
     while _is_running(grandchild) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_running(grandchild)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_process_is_left_behind_by_an_interruption_of_its_start(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    real = subprocess.Popen
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        process = real(*args, **kwargs)
+        started.append(process.pid)
+        signal.raise_signal(number)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        run_command(_python("import time; time.sleep(60)"), Workplace(tmp_path, dict(os.environ)), tmp_path / "l", int)
+    assert started and not _is_running(started[0])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file locks are inherited on POSIX systems")

@@ -107,6 +107,21 @@ def test_in_a_cascade_the_image_gives_the_same_features_and_labels_none_yet(fold
         torch.testing.assert_close(mine, theirs)
 
 
+def test_a_cascade_is_carried_into_itself_and_three_images_are_no_image_with_labels(
+    folder: Path, tmp_path: Path
+) -> None:
+    cascade = target_network(NAME, "P", "3d_cascade_fullres", "nnUNetTrainer").network
+    weights = {key: value + 1 for key, value in cascade.state_dict().items()}
+    file, out = tmp_path / "source.pth", tmp_path / "w.pth"
+    for channels, action in ((1, "loaded"), (3, "adapted")):
+        names = {str(channel): "MR" for channel in range(channels)}
+        torch.save({"network_weights": weights, "init_args": {"dataset_json": {"channel_names": names}}}, file)
+        result = transfer_checkpoint(file, NAME, "P", "3d_cascade_fullres", out, "nnUNetTrainer", force=True)
+        (row,) = [row for row in result.rows if row.key == "encoder.stem.convs.0.conv.weight"]
+        assert row.action == action
+        assert bool(result.state[row.key][:, 1:].any()) is (action == "loaded")
+
+
 @pytest.mark.parametrize(
     ("weights", "plan", "words"),
     [

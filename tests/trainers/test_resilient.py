@@ -27,7 +27,7 @@ class StandIn(ResilientTrainer):
         self.network = nn.Linear(1, 1, bias=False)
         nn.init.ones_(self.network.weight)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
-        self.grad_scaler = None
+        self.grad_scaler, self.is_cascaded = None, False
         self.is_ddp, self.local_rank, self.device = False, 0, torch.device("cpu")
         self.output_folder, self.current_epoch, self.num_epochs = str(folder), 3, 10
         self.num_iterations_per_epoch = 4
@@ -163,6 +163,9 @@ def test_a_frozen_encoder_must_have_been_given(tmp_path: Path) -> None:
         trainer._refuse_frozen_random_encoder()
     trainer.network.pretrained_from = "weights.pth"
     trainer._refuse_frozen_random_encoder()
+    trainer.is_cascaded, trainer.configuration_name = True, "3d_cascade_fullres"
+    with pytest.raises(PlanError, match="3d_cascade_fullres is a cascade's second stage, whose encoder must"):
+        trainer._refuse_frozen_random_encoder()
     again = StandIn(tmp_path, resuming=True)
     again._frozen = True
     again._refuse_frozen_random_encoder()

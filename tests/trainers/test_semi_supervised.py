@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +76,47 @@ def test_a_teacher_s_encoder_is_slowed_down_as_soon_as_it_is_known_to_be_given()
     assert made.step.teacher_optimizer is made.teacher_optimizer
     made.teacher_schedule.step(0)
     assert len({group["lr"] for group in made.teacher_optimizer.param_groups}) == 2
+
+
+def continued(**values: Any) -> tuple[Any, Callable[[], dict[str, Any]]]:
+    """A trainer with a teacher and an encoder at a tenth of the rate, and what gives its checkpoint's own part."""
+    made = trainer(**values)
+    made.options = read_options({"encoder_rate": 0.1, "epochs": EPOCHS, "semi_supervised": values})
+    made.network = nn.ModuleDict({"encoder": nn.Linear(1, 1), "decoder": nn.Linear(1, 1)})
+    made.teacher, made.output_folder = copy.deepcopy(made.network), "fold_0"
+    made._build_teacher_optimizer()
+    made.step = SimpleNamespace(
+        teacher_optimizer=made.teacher_optimizer, state_dict=dict, load_state_dict=lambda state: None
+    )
+    return made, made.extra_state
+
+
+def test_continuing_finds_the_teacher_s_encoder_slowed_down() -> None:
+    first, state = continued()
+    first.network.pretrained_from = "pretrained.pth"
+    first._follow_pretrained_weights()
+    again, _ = continued()
+    again.load_extra_state(state())
+    assert encoder_rate_of(again.teacher_optimizer.param_groups) == 0.1
+    assert again.step.teacher_optimizer is again.teacher_optimizer
+
+
+@pytest.mark.parametrize("key", ["student_from_teacher", "teacher_restarts"])
+def test_continuing_under_another_start_or_schedule_is_refused(key: str) -> None:
+    _, state = continued(**{key: True})
+    again, _ = continued(**{key: False})
+    with pytest.raises(CheckpointError, match=rf"begun with semi_supervised\.{key}=true, now it is false; set it back"):
+        again.load_extra_state(state())
+
+
+def test_a_frozen_encoder_may_come_from_the_teacher() -> None:
+    made = trainer(teacher_weights="teacher.pth")
+    made._frozen, made.is_cascaded = True, False
+    made._refuse_frozen_random_encoder()
+    alone = trainer(teacher_weights="teacher.pth", student_from_teacher=False)
+    alone._frozen, alone.is_cascaded = True, False
+    with pytest.raises(PlanError, match="would stay random"):
+        alone._refuse_frozen_random_encoder()
 
 
 def test_a_continued_training_asks_for_no_start(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ctnet_nnunet import ranks
 BATCH, PATCH, CHANNELS = 4, {"3d_fullres": (16, 24, 24), "2d": (24, 24)}, 2
 SCHEDULE = {"epochs": 2, "iterations": 2, "val_iterations": 1, "warmup_epochs": 0}
 PAIRS = {"arch": "plan", "features": 4, "discriminator_levels": 3, "pool_size": 3, "pictures_every": 0}
-SEMI = {"teacher_pretraining": 0.0}
+SEMI = {"teacher_pretraining": 0.0, "student_from_teacher": False}
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
 
 
