@@ -68,7 +68,7 @@ class Summaries:
             **({"Pretrained on": f"the pool and {unlabelled.count} scans of imagesUn"} if unlabelled else {}),
             "Test cases": f"{len(settings.test)}: {_listed(settings.test)}",
             "Training": f"{settings.epochs * settings.per_epoch(settings.iterations)} iterations",
-            "Pretraining": f"{settings.epochs * settings.per_epoch(settings.pretrain_iterations)} iterations",
+            **self._starts(),
             "CTNet preset": settings.preset,
             "Changed options": ", ".join(f"{k}={v}" for k, v in settings.options.items()) or "none",
             "Seed": str(settings.seed),
@@ -77,8 +77,21 @@ class Summaries:
         }
         machine = provenance.machine()
         versions = provenance.versions()
-        facts["Machine"] = ", ".join(value for key, value in machine.items() if key != "system")
+        gpu = "no GPU" if machine["GPU"] == "none" else machine["GPU"]
+        facts["Machine"] = f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, {gpu}"
         return facts | {name: versions[name] for name in ("nnunetv2", "torch", "ctnet_nnunet")}
+
+
+    def _starts(self) -> dict[str, str]:
+        """What the arms began with, other than chance."""
+        settings, arms = self.experiment.settings, {row.arm for row in self.rows}
+        found = {}
+        if any("+" in arm for arm in arms):
+            found["Pretraining"] = f"{settings.epochs * settings.per_epoch(settings.pretrain_iterations)} iterations"
+        used = {arm.partition("@")[2] for arm in arms if "@" in arm}
+        if files := [f"{name}: SHA-256 {self.experiment.checkpoints[name][:16]}…" for name in sorted(used)]:
+            found["Checkpoints"] = ", ".join(files)
+        return found
 
 
 def write_pages(summaries: Summaries) -> list[Path]:

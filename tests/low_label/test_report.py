@@ -102,3 +102,13 @@ def test_the_tables_are_of_every_arm_and_draw_in_the_folder(tmp_path: Path) -> N
     trainings = supervised(Experiment(tmp_path, SETTINGS, draws), selection, draws)
     assert len(trainings) == 3 * (len(ARMS) - 1 + len(started)) + 1
     assert len({item.name for item in trainings}) == len({item.folder for item in trainings}) == len(trainings)
+
+
+def test_the_head_says_what_the_arms_began_with(tmp_path: Path) -> None:
+    def facts(arm: str) -> dict[str, str]:
+        experiment = Experiment(tmp_path, SETTINGS, checkpoints={"mine": "0123456789abcdef0123", "other": "f" * 64})
+        return Summaries(experiment, [replace(rows()[0], arm=arm)], CURVES).facts()
+
+    assert not {"Pretraining", "Checkpoints"} & facts("unet").keys()
+    assert facts("unet+volf")["Pretraining"].endswith(" iterations")
+    assert facts("unet@mine")["Checkpoints"] == "mine: SHA-256 0123456789abcdef…"
