@@ -64,6 +64,12 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         last = self.schedule.epochs - self.semi.student_finetune_epochs
         return "reciprocal" if self.current_epoch < last else "student"
 
+    def build_student(self) -> nn.Module:
+        # First the one that learns from labels, so that it starts with the twin's random weights: in a short training
+        # their draw moves Dice by more than the method.
+        self.teacher = self._new_network()
+        return self._new_network()
+
     def build_teacher(self, student: nn.Module) -> None:
         first, last = self.pretraining_epochs(), self.semi.student_finetune_epochs
         if first + last >= self.schedule.epochs:
@@ -72,7 +78,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
                 f"{self.schedule.epochs} epochs {first} are the teacher's and {last} the student's alone, so none is "
                 "left for reciprocal learning; lower them, or raise epochs"
             )
-        self.teacher = self._new_network()
+        assert self.teacher is not None
         self._build_teacher_optimizer()
         self.teacher_in_training = self.wrapped(self.teacher, self.semi.recompute_teacher)
         self.step = ReciprocalStep(

@@ -69,7 +69,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         )
         self.loss = self._build_loss()
         self.announced_encoder_rate()
-        student = self._new_network()
+        student = self.build_student()
         self.optimizer = self.new_optimizer(student, self.options.encoder_rate)
         self.lr_scheduler = self.schedule_of(self.optimizer, self.student_phases())
         self.network = self.wrapped(student)
@@ -85,6 +85,10 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
             self.enable_deep_supervision,
         ).to(self.device)
         return nn.SyncBatchNorm.convert_sync_batchnorm(network) if self.is_ddp else network
+
+    def build_student(self) -> nn.Module:
+        """The network that predicts, with random weights."""
+        return self._new_network()
 
     def build_teacher(self, student: nn.Module) -> None:
         """Make what a step needs beside the student."""

@@ -138,6 +138,9 @@ def test_a_ctnet_plan_gives_ctnet_and_both_nets_start_from_pretrained_weights(
         assert start[net].keys() == pretrained.keys()
         assert all(torch.equal(start[net][key], pretrained[key]) for key in pretrained if key not in heads)
     assert any(not torch.equal(start["student"][key], start["teacher"][key]) for key in heads)
+    run_function(tiny.env, functools.partial(_keep_start, tiny, weights, tmp_path / "twin.pth", TWIN)).succeeded()
+    twin = torch.load(tmp_path / "twin.pth", weights_only=True)["student"]
+    assert all(torch.equal(start["teacher"][key], twin[key]) for key in heads)  # what learns from labels starts alike
 
 
 def copied(tiny: Tiny, env: NnunetEnv) -> Tiny:
@@ -147,16 +150,17 @@ def copied(tiny: Tiny, env: NnunetEnv) -> Tiny:
     return Tiny(env, tiny.id, tiny.name, tiny.configuration, tiny.plans)
 
 
-def _keep_start(tiny: Tiny, weights: Path, out: Path) -> None:
+def _keep_start(tiny: Tiny, weights: Path, out: Path, kind: str = RECIPROCAL) -> None:
     """Build the trainer as the stock command does, up to the first step, and keep both networks."""
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
     trainer = get_trainer_from_args(
-        str(tiny.id), tiny.configuration, 1, RECIPROCAL, tiny.plans, device=torch.device("cpu")
+        str(tiny.id), tiny.configuration, 1, kind, tiny.plans, device=torch.device("cpu")
     )
     maybe_load_checkpoint(trainer, False, False, str(weights))
     trainer.on_train_start()
-    torch.save({"student": trainer.network.state_dict(), "teacher": trainer.teacher.state_dict()}, out)
+    networks = {"student": trainer.network, **({"teacher": trainer.teacher} if trainer.teacher else {})}
+    torch.save({name: network.state_dict() for name, network in networks.items()}, out)
 
 
 def test_the_student_learns_from_pseudo_labels_alone(nnunet_env: NnunetEnv) -> None:
