@@ -37,7 +37,7 @@ SEMI_SUPERVISED_PRESETS: dict[str, dict[str, Any]] = {
         "augmentation": "nnunet",
         "optimizer": "adamw",
         "feedback": "finite_difference",
-        # The only ones of those tried (docs/experiments.md) whose student was not below the supervised twin.
+        # Of those tried (docs/experiments.md) the ones with the best student.
         "teacher_pretraining": 0.6,
         "student_from_teacher": True,
         # Thrown back to the full rate in the middle of its training it labels worse for the rest of it.
