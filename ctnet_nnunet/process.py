@@ -93,7 +93,8 @@ def _held_back() -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     arrived: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # What is ignored (behind nohup) stays so for children.
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     earlier = {number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in numbers}
 
     def deliver() -> None:
