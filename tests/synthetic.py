@@ -8,14 +8,16 @@ side tells the two apart.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
+
+from tests.pools_of_threads import pools_of_threads
 
 SHAPE = (20, 28, 24)
 SPACING = (1.0, 1.0, 1.0)
@@ -143,18 +145,14 @@ def plan_and_preprocess(
     forks for a list of file names; intensities are sampled at 10⁵ voxels, not 10⁸. ``features`` caps a plan;
     the first stage gets that many features, doubling up to four times as many; None leaves it alone.
     """
-    from multiprocessing import dummy
-
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
-    real = multiprocessing.get_context
     # The planner hands nnUNet_n_proc_DA to torch.set_num_threads, which refuses 0.
     one_thread = mock.patch.dict(os.environ, nnUNet_n_proc_DA="1")
-    threads = mock.patch("multiprocessing.get_context", lambda how=None: dummy if how == "spawn" else real(how))
-    names = mock.patch("nnunetv2.utilities.utils.Pool", dummy.Pool)
-    with one_thread, threads, names:
+    names = mock.patch("nnunetv2.utilities.utils.Pool", ThreadPool)
+    with one_thread, pools_of_threads(), names:
         _fingerprint(dataset_id)
         name = api.plan_experiments([dataset_id], planner, overwrite_plans_name=plans_name)
         folder = Path(nnUNet_preprocessed) / convert_id_to_dataset_name(dataset_id)

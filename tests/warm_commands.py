@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.metadata import distribution, entry_points
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
-from tests.end_to_end.commands import PRELOADED, pools_of_threads
+from tests.end_to_end.commands import PRELOADED, call_entry_point
+from tests.pools_of_threads import pools_of_threads
 
 PACKAGES = ("ctnet_nnunet", "nnunetv2")
 SECONDS_TO_START = 120
@@ -158,13 +159,11 @@ def _received(client: socket.socket, size: int) -> bytes:
 
 def _run(command: list[str], scripts: Path) -> NoReturn:
     """The command's entry point; commands that it starts are warm, too."""
-    (script,) = entry_points(group="console_scripts", name=command[0])
-    sys.argv = command
     status: Any = 1
     try:
         # find_program looks beside the interpreter.
         with pools_of_threads(), mock.patch.object(sys, "executable", str(scripts / "python")):
-            status = script.load()()
+            call_entry_point(command)
     except SystemExit as end:
         status = end.code
         if isinstance(status, str):

@@ -15,15 +15,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from multiprocessing.context import SpawnContext
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 from ctnet_nnunet.shim_path import VARIABLE, with_shim
 from tests.conftest import NnunetEnv
+from tests.pools_of_threads import pools_of_threads
 
 BIN = Path(sys.executable).parent  # not resolved: in a virtual environment python is a link, its folder is not
 SECONDS = 300
@@ -75,7 +74,7 @@ def run(env: NnunetEnv, *words: str | Path | int, cwd: Path | None = None, **ext
 def run_warm(env: NnunetEnv, *words: str | Path | int, **extra: str) -> Finished:
     """Run a command's entry point in a warmed-up process."""
     command = [str(word) for word in words]
-    return run_function(env, functools.partial(_entry_point, command), name=shlex.join(command), **extra)
+    return run_function(env, functools.partial(call_entry_point, command), name=shlex.join(command), **extra)
 
 
 def run_function(env: NnunetEnv, function: Callable[[], Any], name: str = "", **extra: str) -> Finished:
@@ -104,29 +103,17 @@ def _child(function: Callable[[], Any], environ: Mapping[str, str], out: Path, e
         function()
 
 
-class _PoolsOfThreads(SpawnContext):
-    """Processes that are asked for one by one are real."""
-
-    def Pool(self, *args: Any, **kwargs: Any) -> Any:
-        return ThreadPool(*args, **kwargs)
-
-
-def pools_of_threads() -> Any:
-    """nnU-Net's pools of spawned processes, each of which would import torch first, become pools of threads."""
-    real, threads = multiprocessing.get_context, _PoolsOfThreads()
-    return mock.patch("multiprocessing.get_context", lambda how=None: threads if how == "spawn" else real(how))
-
-
 def no_progress_png() -> Any:
     """nnU-Net's picture of a training's curves costs more than a training of four steps; cold commands draw it."""
     picture = "nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png"
     return mock.patch(picture, lambda self, folder: None)
 
 
-def _entry_point(command: list[str]) -> None:
+def call_entry_point(command: list[str]) -> NoReturn:
+    """What the installed script of a command does, in this process."""
     (script,) = entry_points(group="console_scripts", name=command[0])
     sys.argv = command
-    script.load()()
+    sys.exit(script.load()())
 
 
 def _text(file: Path) -> str:
