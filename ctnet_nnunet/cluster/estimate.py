@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from ctnet_nnunet.cluster.crossval import Crossval, training_cases
 from ctnet_nnunet.cluster.progress import read_progress, run_on
 from ctnet_nnunet.cluster.step import Step
 from ctnet_nnunet.cluster.trainers import find_trainer, schedule_of
+from ctnet_nnunet.planning.options import read_options
 from ctnet_nnunet.unlabeled.target import configuration_block
 
 STOCK_EPOCHS = {"nnUNetTrainer": 1000}
@@ -36,7 +39,7 @@ class Hours:
     trainer: Whose.
     trainings: How many are left.
     epochs: Of each; None where the trainer does not say.
-    epoch_seconds: Measured or given; None where neither.
+    epoch_seconds: On average, measured or given; None where neither.
     source: Where the seconds come from.
     conditions: Device and processes that epochs are measured with.
     """
@@ -66,26 +69,41 @@ def training_hours(crossval: Crossval, todo: list[Step], epoch_seconds: float | 
             continue
         folder = (steps[0].folder or crossval.model).parent
         device, processes = crossval.request.device, crossval.request.gpus
-        measured = _measured(folder, device, processes)
-        conditions = f"on {device} in {processes} process{'es' if processes > 1 else ''}"
-        source = f"measured {conditions}, median of {len(measured)} epochs in {folder.name}"
-        seconds = median(measured) if measured else None
-        if epoch_seconds is not None:
-            seconds, source = epoch_seconds, "--epoch-seconds"
         schedule = schedule_of(trainer, block)
         epochs = _epochs(trainer, folder) if schedule is None else int(schedule.epochs)
+        costs = _costs(trainer, block, epochs)
+        measured = _measured(folder, device, processes, costs)
+        conditions = f"on {device} in {processes} process{'es' if processes > 1 else ''}"
+        source = f"measured {conditions}, median of {len(measured)} epochs in {folder.name}"
+        seconds = median(measured) * mean(costs) if measured else None
+        if max(costs) > min(costs):
+            source += f"; its longest epochs are taken as {max(costs) / min(costs):g} times its shortest"
+        if epoch_seconds is not None:
+            seconds, source = epoch_seconds, "--epoch-seconds"
         found.append(Hours(trainer, len(steps), epochs, seconds, source, conditions))
     return found
 
 
-def _measured(model: Path, device: str, processes: int) -> list[float]:
-    """Times of epochs on such a device; the first of each log holds the start of data loaders and compilation."""
+def _costs(trainer: str, block: Mapping[str, Any], epochs: int | None) -> list[float]:
+    """Of each epoch, relative to the others."""
+    planned = getattr(find_trainer(trainer), "planned_costs", None)
+    if planned is None or not epochs:
+        return [1.0]
+    return list(planned(read_options(block.get("ctnet"), "plans"), epochs))
+
+
+def _measured(model: Path, device: str, processes: int, costs: Sequence[float]) -> list[float]:
+    """Times of epochs on such a device, each divided by its cost.
+
+    The first of each log holds the start of data loaders and compilation.
+    """
     times = []
     for fold in sorted(model.glob("fold_*")):
         if run_on(fold) != (device, processes):
             continue
         progress = read_progress(fold)
-        times += list(progress.epoch_seconds[1:]) if progress else []
+        logged = list(progress.epoch_seconds.items())[1:] if progress else []
+        times += [seconds / costs[min(epoch, len(costs) - 1)] for epoch, seconds in logged]
     return times
 
 

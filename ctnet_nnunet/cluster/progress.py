@@ -23,14 +23,14 @@ class TrainingProgress:
     epochs: Of how many; None where the trainer does not say (nnU-Net's own do not).
     left: The trainer's own words for the remaining time, or empty.
     dice: Mean pseudo Dice of the last epoch's validation patches, None where there is none.
-    epoch_seconds: Times of the epochs in this log.
+    epoch_seconds: Times of the epochs in this log, by their numbers from 0.
     """
 
     epoch: int
     epochs: int | None
     left: str
     dice: float | None
-    epoch_seconds: tuple[float, ...]
+    epoch_seconds: dict[int, float]
 
     def __str__(self) -> str:
         of = "" if self.epochs is None else f"/{self.epochs}"
@@ -57,8 +57,18 @@ def read_progress(fold: Path, segments: bool = True) -> TrainingProgress | None:
         epochs=int(done[-1][1]) if done else None,
         left=done[-1][2] if done else "",
         dice=_mean(dice[-1]) if dice and segments else None,
-        epoch_seconds=tuple(map(float, _SECONDS.findall(text))),
+        epoch_seconds=_epoch_seconds(text),
     )
+
+
+def _epoch_seconds(text: str) -> dict[int, float]:
+    found, epoch = {}, None
+    for line in text.splitlines(keepends=True):
+        if begun := _EPOCH.search(line):
+            epoch = int(begun[1])
+        elif epoch is not None and (ended := _SECONDS.search(line)):
+            found[epoch] = float(ended[1])
+    return found
 
 
 def run_on(fold: Path) -> tuple[str, int] | None:

@@ -62,6 +62,11 @@ def arm_plans(
     plans = _plans(base, configuration, settings, arm.plans, arm.network, None)
     if arm.semi_supervised and (arm.pretraining is not None or arm.weights is not None):
         block = plans["configurations"][settings.configuration]["ctnet"]
+        if block["semi_supervised"].get("teacher_weights") is not None:
+            raise PlanError(
+                f"arm {arm.name}: its teacher would start from the pretraining and from --set "
+                "semi_supervised.teacher_weights; leave one of them out"
+            )
         block["semi_supervised"] = {**block["semi_supervised"], "teacher_from_pretrained": True}
     return plans
 

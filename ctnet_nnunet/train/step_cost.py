@@ -140,7 +140,7 @@ def _begun(trainer: Any, count: int) -> list[Any]:
     if not trainer.was_initialized:
         trainer.initialize()
     trainer.on_train_start()
-    trainer.current_epoch = trainer.num_epochs // 2  # behind any phase that the training begins with
+    trainer.current_epoch = _dearest_epoch(trainer)
     trainer.on_train_epoch_start()
     batches = [next(trainer.dataloader_train) for _ in range(count)]
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
@@ -149,6 +149,13 @@ def _begun(trainer: Any, count: int) -> list[Any]:
         if finish is not None:
             finish()
     return batches
+
+
+def _dearest_epoch(trainer: Any) -> int:
+    """In the middle of those that cost most: a training may begin and end with phases that do less in a step."""
+    costs = trainer.costs_of_epochs() if hasattr(trainer, "costs_of_epochs") else [1.0] * trainer.num_epochs
+    dearest = [epoch for epoch, cost in enumerate(costs) if cost == max(costs)]
+    return dearest[len(dearest) // 2]
 
 
 def _timed(trainer: Any, batch: Any) -> float:

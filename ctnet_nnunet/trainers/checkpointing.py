@@ -18,7 +18,7 @@ from ctnet_nnunet.checkpoints import random_state, read_checkpoint, restore_rand
 from ctnet_nnunet.errors import CheckpointError
 from ctnet_nnunet.planning.options import Schedule
 from ctnet_nnunet.trainers import stock_hooks
-from ctnet_nnunet.trainers.schedule import encoder_rate_of
+from ctnet_nnunet.trainers.schedule import optimizer_misfit
 from ctnet_nnunet.trainers.several_processes import SeveralProcesses
 from ctnet_nnunet.trainers.user_errors import reports_user_errors
 
@@ -126,17 +126,15 @@ class CheckpointingTrainer(SeveralProcesses):
             raise CheckpointError(
                 f"{source}: written with another plan (table above); continue with the plans it was trained with"
             ) from None
-        groups = checkpoint["optimizer_state"]["param_groups"]
-        then, now = encoder_rate_of(groups), encoder_rate_of(self.optimizer.param_groups)
-        if then != now:  # the optimiser's groups would not fit, or its old factors would stand
-            raise CheckpointError(
-                f"{source}: trained with encoder_rate {then:g}, the plan now has {now:g}; set it back, or train anew"
-            )
+        misfit = optimizer_misfit(self.optimizer, checkpoint["optimizer_state"])
+        if misfit and self.resuming:
+            raise CheckpointError(f"{source}: {misfit}; set it back, or train anew")
         self.current_epoch = checkpoint["current_epoch"]
         self.logger.load_checkpoint(checkpoint["logging"])
         self._best_ema = checkpoint["_best_ema"]
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        if not misfit:  # else it is a validation, in which nothing learns any more
+            self.optimizer.load_state_dict(checkpoint["optimizer_state"])
         if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
         own = checkpoint.get(OWN_KEY, {})

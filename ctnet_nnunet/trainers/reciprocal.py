@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from ctnet_nnunet.checkpoints import HEADS
 from ctnet_nnunet.errors import CheckpointError, PlanError
 from ctnet_nnunet.semi_supervised.labels import full_resolution
+from ctnet_nnunet.semi_supervised.phases import Phase, Phases
 from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalStep
-from ctnet_nnunet.trainers.schedule import encoder_rate_of
+from ctnet_nnunet.trainers.schedule import encoder_rate_of, optimizer_misfit
 from ctnet_nnunet.trainers.semi_supervised import SemiSupervisedTrainer, means
 from ctnet_nnunet.trainers.stock_hooks import unwrapped
 from ctnet_nnunet.trainers.teacher_weights import Learner, kind_of, teacher_weights
@@ -35,34 +37,26 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
     _teachers_epochs: int | None = None
     """Of the training that is gone on with; None in a new one."""
 
-    def pretraining_epochs(self) -> int:
-        """First epochs, in which the teacher alone trains."""
-        if self._teachers_epochs is not None:
-            return self._teachers_epochs
-        share, epochs = self.semi.teacher_pretraining, self.schedule.epochs
-        if self.semi.teacher_weights is not None or share == 0:
-            return 0
-        return max(1, round(share * epochs))
-
-    def student_phases(self) -> list[tuple[int, int]]:
-        """From the teacher's weights it goes on at the rate at which these were learned, else it starts anew."""
-        first, epochs = self.pretraining_epochs(), self.schedule.epochs
-        if self.semi.student_from_teacher and not self.semi.teacher_restarts:
-            return [(0, epochs)]
-        return _phases(first, epochs)
-
-    def teacher_phases(self) -> list[tuple[int, int]]:
-        """Up to its last step: behind it the student alone may learn."""
-        last = self.schedule.epochs - self.semi.student_finetune_epochs
-        return _phases(self.pretraining_epochs(), last) if self.semi.teacher_restarts else [(0, last)]
+    @property
+    def phases(self) -> Phases:
+        """Of the plan, but a training that is gone on with keeps what it has begun."""
+        planned = Phases.planned(self.semi, self.schedule.epochs)
+        return planned if self._teachers_epochs is None else replace(planned, teachers=self._teachers_epochs)
 
     @property
-    def phase(self) -> Literal["teacher", "reciprocal", "student"]:
+    def phase(self) -> Phase:
         """Who learns in the current epoch."""
-        if self.current_epoch < self.pretraining_epochs():
-            return "teacher"
-        last = self.schedule.epochs - self.semi.student_finetune_epochs
-        return "reciprocal" if self.current_epoch < last else "student"
+        return self.phases.at(self.current_epoch)
+
+    def student_phases(self) -> list[tuple[int, int]]:
+        return self.phases.student()
+
+    @staticmethod
+    def planned_costs(options: Any, epochs: int) -> list[float]:
+        return Phases.planned(options.semi_supervised, epochs).costs()
+
+    def costs_of_epochs(self) -> list[float]:
+        return self.phases.costs()
 
     def build_student(self) -> nn.Module:
         # First the one that learns from labels, so that it starts with the twin's random weights: in a short training
@@ -71,13 +65,8 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
         return self._new_network()
 
     def build_teacher(self, student: nn.Module) -> None:
-        first, last = self.pretraining_epochs(), self.semi.student_finetune_epochs
-        if first + last >= self.schedule.epochs:
-            raise PlanError(
-                f"ctnet options semi_supervised.teacher_pretraining and student_finetune_epochs={last}: of the "
-                f"{self.schedule.epochs} epochs {first} are the teacher's and {last} the student's alone, so none is "
-                "left for reciprocal learning; lower them, or raise epochs"
-            )
+        if not self.phases.are_complete:
+            raise PlanError(self._incomplete("lower them, or raise epochs"))
         assert self.teacher is not None
         self._build_teacher_optimizer()
         self.teacher_in_training = self.wrapped(self.teacher, self.semi.recompute_teacher)
@@ -94,10 +83,19 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             scaler=self.grad_scaler,
         )
 
+    def _incomplete(self, remedy: str) -> str:
+        phases = self.phases
+        first, last = phases.teachers, phases.finetuning
+        return (
+            f"ctnet options semi_supervised.teacher_pretraining and student_finetune_epochs={last}: of the "
+            f"{phases.epochs} epochs {first} are the teacher's and {last} the student's alone, so none is left for "
+            f"reciprocal learning; {remedy}"
+        )
+
     def _build_teacher_optimizer(self) -> None:
         assert self.teacher is not None
         self.teacher_optimizer = self.new_optimizer(self.teacher, self._encoder_rate_of_teacher())
-        self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.teacher_phases())
+        self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.phases.teacher())
 
     def _follow_pretrained_weights(self) -> None:
         """Weights come in when all is built: only then is it known whether the teacher's encoder is given."""
@@ -142,7 +140,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             )
         if self.semi.teacher_weights is not None:
             self._weights_of_teacher()
-        elif self.semi.student_from_teacher and self.pretraining_epochs() == 0:
+        elif self.semi.student_from_teacher and self.phases.teachers == 0:
             raise PlanError(
                 "ctnet option semi_supervised.student_from_teacher=true: the teacher has learned nothing by then; set "
                 "teacher_pretraining above 0, or student_from_teacher to false, or give teacher_weights"
@@ -156,7 +154,8 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
     def _weights_of_teacher(self) -> dict[str, Tensor]:
         assert self.teacher is not None
         kind = kind_of(self.plans_manager.plans, self.configuration_manager.configuration, self.dataset_json)
-        wanted_by = Learner(self.plans_manager.dataset_name, self.fold, hides_labels=self._semi_split() is not None)
+        hides = self._semi_split() is not None
+        wanted_by = Learner(self.plans_manager.dataset_name, self.fold, frozenset(self.labelled_cases), hides)
         return teacher_weights(self._file_of_teacher(), self.teacher.state_dict(), kind, wanted_by)
 
     def _file_of_teacher(self) -> Path:
@@ -183,16 +182,11 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             labels = torch.cat([labels, torch.zeros_like(labels[:, :1])], 1)
         return self.loss_at_full_resolution(logits, labels)
 
-    def cost_of_epoch(self, epoch: int) -> float:
-        """In forward passes a reciprocal step has four times those of a supervised one."""
-        last = self.schedule.epochs - self.semi.student_finetune_epochs
-        return 4.0 if self.pretraining_epochs() <= epoch < last else 1.0
-
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.phase != "student":
             self.teacher_schedule.step(self.current_epoch)
-        starts = self.current_epoch == self.pretraining_epochs() and not self._epoch_outputs
+        starts = self.current_epoch == self.phases.teachers and not self._epoch_outputs
         if starts:
             self.start_reciprocal()
         self.dataloader_train.draw_unlabelled = self.phase == "reciprocal"
@@ -235,7 +229,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
 
     def warn_of_silence(self) -> None:
         """Say once that the feedback is too weak; not while the rate rises, and with it the student's steps and h."""
-        share, first = self.train_metrics.get("feedback_share", NAN), self.pretraining_epochs()
+        share, first = self.train_metrics.get("feedback_share", NAN), self.phases.teachers
         warm = self.current_epoch - first >= self.phase_warmup(self.schedule.epochs - first)
         if self._warned or not warm or not share < DEGENERATE_SHARE:
             return
@@ -251,7 +245,7 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
             **super().extra_state(),
             "teacher_optimizer_state": self.teacher_optimizer.state_dict(),
             "reciprocal_step": self.step.state_dict(),
-            "pretraining_epochs": self.pretraining_epochs(),
+            "pretraining_epochs": self.phases.teachers,
             "student_from_teacher": self.semi.student_from_teacher,
             "teacher_restarts": self.semi.teacher_restarts,
         }
@@ -268,27 +262,39 @@ class nnUNetTrainerReciprocal(SemiSupervisedTrainer):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         super().load_extra_state(state)
+        if not self.resuming:  # a validation, in which nothing learns any more
+            return
         self._refuse_another_start(state)
         self._follow_pretrained_weights()
-        groups = state["teacher_optimizer_state"]["param_groups"]
-        if (then := encoder_rate_of(groups)) != (now := self._encoder_rate_of_teacher()):
+        loaded = state["teacher_optimizer_state"]
+        if misfit := optimizer_misfit(self.teacher_optimizer, loaded):
             raise CheckpointError(
-                f"--c: the teacher in {self.output_folder} was trained with encoder_rate {then:g}, now it has {now:g}; "
-                "set it, teacher_weights and teacher_from_pretrained back, or train anew"
+                f"--c: the teacher in {self.output_folder} was {misfit}; set that, teacher_weights and "
+                "teacher_from_pretrained back, or train anew"
             )
-        self.teacher_optimizer.load_state_dict(state["teacher_optimizer_state"])
+        self.teacher_optimizer.load_state_dict(loaded)
         self.step.load_state_dict(state["reciprocal_step"])
-        # Of more epochs the teacher's share is longer; what is gone on with is not thrown back into it.
-        before = state.get("pretraining_epochs", self.pretraining_epochs())
-        if before != self.pretraining_epochs():
-            self._teachers_epochs = int(before)
+        self._keep_to_what_was_begun(state.get("pretraining_epochs", self.phases.teachers))
+
+    def _keep_to_what_was_begun(self, before: int) -> None:
+        """Of another number of epochs the teacher's share is another one.
+
+        A training in it follows, but no epoch that was begun changes its phase; one that is behind it, or whose teacher
+        would now be given weights, stays as it was.
+        """
+        planned = self.phases.teachers
+        if before == 0 or planned == 0 or self.current_epoch >= before:
+            first = before
+        else:
+            first = max(planned, self.current_epoch + bool(self._epoch_outputs))
+        if first != planned:
+            self._teachers_epochs = first
+            self.print_to_log_file(f"the teacher trains alone for {first} epochs; the plan says {planned}")
             self.lr_scheduler = self.schedule_of(self.optimizer, self.student_phases())
-            self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.teacher_phases())
-
-
-def _phases(first: int, end: int) -> list[tuple[int, int]]:
-    """Two phases, the first of ``first`` epochs, up to epoch ``end``; one where that is 0."""
-    return [(start, epochs) for start, epochs in ((0, first), (first, end - first)) if epochs]
+            self.teacher_schedule = self.schedule_of(self.teacher_optimizer, self.phases.teacher())
+        learned_together = self.current_epoch > self.phases.teachers
+        if not (learned_together or self.phases.are_complete):
+            raise CheckpointError(f"--c: {self._incomplete('raise epochs, or train anew')}")
 
 
 def is_measured(step: int, steps: int) -> bool:

@@ -253,16 +253,26 @@ class ResilientTrainer(CheckpointingTrainer):
         done = self.current_epoch * self.num_iterations_per_epoch + len(self._epoch_outputs)
         total = self.num_epochs * self.num_iterations_per_epoch
         label = f"{self.__class__.__name__} fold {self.fold}"
-        costs = [self.cost_of_epoch(epoch) for epoch in range(self.num_epochs)]
+        costs = self.costs_of_epochs()
         with TrainingProgress(label, total, done, self.local_rank == 0, costs) as progress:
             self.progress = progress
             for _ in range(self.current_epoch, self.num_epochs):
                 self._run_epoch(progress)
         self.on_train_end()
 
-    def cost_of_epoch(self, epoch: int) -> float:
-        """Of an iteration in that epoch, relative to the others, for the remaining time."""
-        return 1.0
+    @staticmethod
+    def planned_costs(options: Any, epochs: int) -> list[float]:
+        """What an iteration of each epoch of a new training takes, relative to the others.
+
+        Args:
+            options: The plan's ``ctnet`` block as it was read.
+            epochs: Of the training.
+        """
+        return [1.0] * epochs
+
+    def costs_of_epochs(self) -> list[float]:
+        """The same of this training, for the remaining time."""
+        return self.planned_costs(self.options, self.num_epochs)
 
     def _run_epoch(self, progress: TrainingProgress) -> None:
         self.on_epoch_start()

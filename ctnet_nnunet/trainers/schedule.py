@@ -62,6 +62,32 @@ def encoder_rate_of(groups: Iterable[Mapping[str, Any]]) -> float:
     return min(float(group.get("rate", 1.0)) for group in groups)
 
 
+def optimizer_misfit(optimizer: Optimizer, state: Mapping[str, Any]) -> str | None:
+    """How the optimiser of a checkpoint was set differently, in words behind "was"; None if it goes on in this one.
+
+    torch compares the sizes of the groups alone, and takes the rest from the checkpoint.
+
+    Args:
+        optimizer: Of the training that would go on.
+        state: State dict of the other one.
+    """
+    then, now = state["param_groups"], optimizer.param_groups
+    if encoder_rate_of(then) != encoder_rate_of(now):
+        return f"trained with encoder_rate {encoder_rate_of(then):g}, the plan now has {encoder_rate_of(now):g}"
+    if _rule(then) != _rule(now):
+        return f"trained with {_rule(then)}, the plan now has {_rule(now)}"
+    if [len(group["params"]) for group in then] != [len(group["params"]) for group in now]:
+        return "trained with other groups of parameters"
+    return None
+
+
+def _rule(groups: Sequence[Mapping[str, Any]]) -> str:
+    first, decay = groups[0], max(float(group["weight_decay"]) for group in groups)
+    if "betas" in first:
+        return f"Adam (betas {', '.join(f'{beta:g}' for beta in first['betas'])}, weight_decay {decay:g})"
+    return f"SGD (momentum {first['momentum']:g}, weight_decay {decay:g})"
+
+
 def sgd(module: nn.Module, schedule: Schedule, momentum: float, encoder_rate: float = 1.0) -> SGD:
     """SGD over the trainable parameters, all of them decayed; ``encoder_rate`` as for :func:`adamw`."""
     groups: dict[float, list[nn.Parameter]] = {}

@@ -212,7 +212,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         return self.teacher if self._teacher_predicts() else student  # type: ignore[return-value] # it exists then
 
     def extra_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"pretrained_from": self.pretrained_from}
+        state: dict[str, Any] = {"pretrained_from": self.pretrained_from, "labelled_cases": self.labelled_cases}
         if self._teacher_predicts():
             state["student_weights"] = super().transferable_network().state_dict()
         elif self.teacher is not None:

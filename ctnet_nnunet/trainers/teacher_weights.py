@@ -15,17 +15,22 @@ from ctnet_nnunet.errors import CheckpointError
 from ctnet_nnunet.trainers.stock_hooks import difference_table
 
 Kind = dict[str, Any]
-SAME_FRAME = ("nnUNetTrainerSupervisedTwin", "nnUNetTrainerMeanTeacher", "nnUNetTrainerReciprocal")
-"""The trainers that know semi_split.json."""
 REMEDY = "train the teacher with the same -d, -p and configuration"
 
 
 @dataclass(frozen=True)
 class Learner:
-    """The training that wants a teacher: its dataset and fold, and whether a semi_split.json hides labels from it."""
+    """The training that wants a teacher.
+
+    Attributes:
+        dataset, fold: Its own.
+        labelled: The cases whose labels it learns from.
+        hides_labels: Whether a semi_split.json keeps those of other training cases from it.
+    """
 
     dataset: str
     fold: int | str
+    labelled: frozenset[str]
     hides_labels: bool
 
 
@@ -94,19 +99,27 @@ def teacher_weights(
 
 def _refuse_leaks(file: Path, checkpoint: Mapping[str, Any], learner: Learner) -> None:
     """A teacher passes on what it has learned, so it must not have seen labels that the training is judged by."""
-    arguments = checkpoint["init_args"]
+    arguments, own = checkpoint["init_args"], checkpoint.get("ctnet")
     if arguments["plans"].get("dataset_name") != learner.dataset:
         return
-    fold, trainer = str(arguments.get("fold")), str(checkpoint.get("trainer_name"))
+    fold = str(arguments.get("fold"))
+    known = own.get("labelled_cases") if isinstance(own, Mapping) else None
+    known = known if isinstance(known, list) else None
+    if known is None and learner.hides_labels:
+        raise CheckpointError(
+            f"{file}: semi_supervised.teacher_weights does not say which cases it has learned from, so it may have "
+            "seen labels that semi_split.json hides; train the teacher with -tr nnUNetTrainerSupervisedTwin"
+        )
     if learner.fold != "all" and fold != str(learner.fold):
         raise CheckpointError(
             f"{file}: semi_supervised.teacher_weights was trained on fold {fold}, so it has seen labels of fold "
             f"{learner.fold}'s validation cases; write {{fold}} for the number in its path, and train one for each fold"
         )
-    if learner.hides_labels and trainer not in SAME_FRAME:
+    if others := sorted(set(map(str, known or [])) - learner.labelled):
         raise CheckpointError(
-            f"{file}: semi_supervised.teacher_weights was trained by {trainer}, which knows no semi_split.json and has "
-            f"seen the labels that it hides; train the teacher with -tr {SAME_FRAME[0]}"
+            f"{file}: semi_supervised.teacher_weights has learned from the labels of {others[0]}"
+            f"{f' and {len(others) - 1} more' if others[1:] else ''}, which this training does not have; train "
+            "the teacher with the same splits_final.json and semi_split.json"
         )
 
 

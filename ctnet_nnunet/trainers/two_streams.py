@@ -57,6 +57,11 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
         split = self._semi_split()
         return fold_cases(split, train, validation, self.fold, self.semi.transductive)
 
+    @functools.cached_property
+    def labelled_cases(self) -> list[str]:
+        """Those whose labels are learned from."""
+        return self.cases().labelled
+
     def do_split(self) -> tuple[list[str], list[str]]:
         """Stock's split, without the cases whose labels are hidden."""
         cases = self.cases()

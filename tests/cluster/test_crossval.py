@@ -159,6 +159,14 @@ def test_the_cost_is_measured_or_called_unknown(tiny: Tiny) -> None:
         text = dry_run(tiny)
         assert "machine hours: 0.06 for 2 trainings" in text
         assert "measured on cpu in 1 process, median of 3 epochs in" in text
+
+        reciprocal = tiny.fold(3, "nnUNetTrainerReciprocal")
+        shutil.copytree(log.parent, reciprocal)
+        # Two epochs of the teacher's alone, and one of both that takes four times as long: 2 trainings of 6 times 30 s.
+        (reciprocal / log.name).write_text(times.replace("36", "120").partition("x: Epoch 3")[0])
+        text = dry_run(tiny, "-tr", "nnUNetTrainerReciprocal")
+        assert "machine hours: 0.1 for 2 trainings of nnUNetTrainerReciprocal, 3 epochs of 60 s" in text
+        assert "median of 2 epochs in" in text and "longest epochs are taken as 4 times its shortest" in text
     finally:
         shutil.rmtree(tiny.env.results / tiny.dataset)
 

@@ -123,7 +123,7 @@ def test_progress_of_our_trainers_and_of_stock(tmp_path: Path) -> None:
     log = tmp_path / "training_log_2026_11_27_20_43_48.txt"
     log.write_text(OURS_LOG)
     progress = read_progress(tmp_path)
-    assert progress is not None and progress.epoch_seconds == (16.26,)
+    assert progress is not None and progress.epoch_seconds == {6: 16.26}
     assert str(progress) == "epoch 7/25, 7 min left, Dice 0.450"
     log.write_text("\n".join(line for line in OURS_LOG.splitlines() if "done" not in line))
     assert str(read_progress(tmp_path, segments=False)) == "epoch 7"

@@ -21,6 +21,7 @@ from ctnet_nnunet.unlabeled.preprocess import preprocess_unlabeled
 from ctnet_nnunet.unlabeled.records import describe_input
 from tests.conftest import NnunetEnv
 from tests.end_to_end.commands import run_function, run_warm
+from tests.end_to_end.distributed.launch import run_ranks
 from tests.end_to_end.refusals import check_refused
 from tests.end_to_end.tiny import Tiny, prepare
 from tests.synthetic import make_dataset, plan_and_preprocess
@@ -87,6 +88,32 @@ def test_a_unet_plan_under_both_presets(unet: Tiny, trainer: str, preset: str, t
         assert "phase: teacher" in printed and "phase: reciprocal" in printed
         for entry in (" h ", "feedback_share", "pseudo_label_share_0", "pseudo_label_share_2", "mean |h|"):
             assert entry in printed
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_behind_a_change_of_preset_a_training_is_validated_and_not_gone_on_with(unet: Tiny, trainer: str) -> None:
+    set_options(unet, preset="nnunet")
+    run_warm(unet.env, *unet.train(0, trainer)).succeeded()
+    summary = unet.fold(0, trainer) / "validation" / "summary.json"
+    summary.unlink()
+    set_options(unet, preset="rlsss")
+    refused = run_warm(unet.env, *unet.train(0, trainer, "--c"))
+    assert refused.status == 2
+    (line,) = refused.error_lines
+    assert re.search("trained with Adam.*now has SGD.*set it back", line) and "Traceback" not in refused.stderr
+    run_warm(unet.env, *unet.train(0, trainer, "--val")).succeeded()
+    assert summary.is_file()
+
+
+def test_the_step_that_is_measured_is_one_of_reciprocal_learning(unet: Tiny, tmp_path: Path) -> None:
+    set_options(unet, preset="nnunet")
+    flops = []
+    for trainer in (TWIN, RECIPROCAL):
+        out = tmp_path / f"{trainer}.json"
+        words = [*unet.train(0, trainer)[1:], "--measure-steps", 1, "--measure-out", out]
+        run_ranks(unet.env, *words, world=1)[0].succeeded()
+        flops.append(json.loads(out.read_text())["flops"])
+    assert 3 < flops[1] / flops[0] < 5
 
 
 @pytest.mark.parametrize(

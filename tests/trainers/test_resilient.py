@@ -147,7 +147,7 @@ def test_continuing_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_continuing_with_another_encoder_rate_is_refused(
     capsys: pytest.CaptureFixture[str], then: float, now: float
 ) -> None:
-    trainer = StandIn(was_initialized=True)
+    trainer = StandIn(was_initialized=True, resuming=True)
     trainer.optimizer = adamw([trainer.network], trainer.schedule, encoder_rate=now)
     state = adamw([trainer.network], trainer.schedule, encoder_rate=then).state_dict()
     with pytest.raises(SystemExit) as end:

@@ -78,13 +78,16 @@ def test_a_teacher_s_encoder_is_slowed_down_as_soon_as_it_is_known_to_be_given()
     assert len({group["lr"] for group in made.teacher_optimizer.param_groups}) == 2
 
 
-def continued(**values: Any) -> tuple[Any, Callable[[], dict[str, Any]]]:
-    """A trainer with a teacher and an encoder at a tenth of the rate, and what gives its checkpoint's own part."""
-    made = trainer(**values)
-    made.options = read_options({"encoder_rate": 0.1, "epochs": EPOCHS, "semi_supervised": values})
+def continued(epoch: int = 0, epochs: int = EPOCHS, **values: Any) -> tuple[Any, Callable[[], dict[str, Any]]]:
+    """A trainer that goes on, its encoder at a tenth of the rate, and what gives its checkpoint's own part."""
+    made = trainer(resuming=True, **values)
+    made.options = read_options({"encoder_rate": 0.1, "epochs": epochs, "semi_supervised": values})
+    made.schedule, made.current_epoch, made._epoch_outputs = made.options.schedule("semi_supervised"), epoch, []
     made.network = nn.ModuleDict({"encoder": nn.Linear(1, 1), "decoder": nn.Linear(1, 1)})
-    made.teacher, made.output_folder = copy.deepcopy(made.network), "fold_0"
+    made.optimizer = made.new_optimizer(made.network, 0.1)
+    made.teacher, made.output_folder, made.labelled_cases = copy.deepcopy(made.network), "fold_0", ["a"]
     made._build_teacher_optimizer()
+    made.lr_scheduler = made.schedule_of(made.optimizer, made.student_phases())
     made.step = SimpleNamespace(
         teacher_optimizer=made.teacher_optimizer, state_dict=dict, load_state_dict=lambda state: None
     )
@@ -106,6 +109,65 @@ def test_continuing_under_another_start_or_schedule_is_refused(key: str) -> None
     _, state = continued(**{key: True})
     again, _ = continued(**{key: False})
     with pytest.raises(CheckpointError, match=rf"begun with semi_supervised\.{key}=true, now it is false; set it back"):
+        again.load_extra_state(state())
+
+
+def test_a_validation_needs_no_start_and_no_optimiser() -> None:
+    _, state = continued(preset="nnunet")
+    validated, _ = continued(preset="rlsss")
+    with pytest.raises(CheckpointError, match=r"begun with semi_supervised\.student_from_teacher=true"):
+        validated.load_extra_state(state())
+    validated.resuming = False
+    validated.load_extra_state(state())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"optimizer": "sgd"}, r"trained with Adam \(.*weight_decay \S+\), the plan now has SGD \(momentum 0\.9"),
+        ({"weight_decay": 0.5}, r".*the plan now has Adam \(betas 0\.9, 0\.999, weight_decay 0\.5\)"),
+    ],
+)
+def test_another_optimiser_for_the_teacher_is_refused(values: dict[str, Any], words: str) -> None:
+    _, state = continued()
+    again, _ = continued(**values)
+    with pytest.raises(CheckpointError, match=f"--c: the teacher in fold_0 was {words}.*; set that"):
+        again.load_extra_state(state())
+
+
+@pytest.mark.parametrize(
+    ("epoch", "steps", "epochs", "teachers"),
+    [
+        (10, 0, 25, 15),  # as it was planned
+        (10, 0, 250, 150),  # still the teacher's phase: its share of more epochs
+        (10, 0, 20, 12),
+        (13, 0, 20, 13),  # beyond its share of fewer: the next epoch is the first for both
+        (13, 3, 20, 14),  # but one that was begun is the teacher's
+        (15, 0, 250, 15),  # behind it: not thrown back
+        (20, 3, 18, 15),  # both have learned: it may end
+    ],
+)
+def test_of_another_number_of_epochs(epoch: int, steps: int, epochs: int, teachers: int) -> None:
+    _, state = continued()
+    again, _ = continued(epoch=epoch, epochs=epochs)
+    again._epoch_outputs = [{}] * steps
+    again.load_extra_state(state())
+    assert again.phases.teachers == teachers
+    assert again.log == ([] if teachers == round(0.6 * epochs) else [again.log[0]])
+    anew, _ = continued(epoch=epoch, epochs=epochs, **ANEW, teacher_restarts=True)
+    anew._epoch_outputs = [{}] * steps
+    anew.load_extra_state(continued(**ANEW, teacher_restarts=True)[1]())
+    first = anew.phases.teachers
+    parts = [(0, first), (first, epochs - first)]
+    assert anew.student_phases() == parts and [part[0] for part in anew.lr_scheduler.phases] == [0, first]
+
+
+@pytest.mark.parametrize(("epoch", "steps", "epochs", "finetuning"), [(14, 2, 15, 0), (14, 0, 12, 0), (10, 0, 25, 10)])
+def test_continuing_without_an_epoch_for_both_is_refused(epoch: int, steps: int, epochs: int, finetuning: int) -> None:
+    _, state = continued()
+    again, _ = continued(epoch=epoch, epochs=epochs, student_finetune_epochs=finetuning)
+    again._epoch_outputs = [{}] * steps
+    with pytest.raises(CheckpointError, match=r"^--c: .* none is left for reciprocal learning; raise epochs, or train"):
         again.load_extra_state(state())
 
 
@@ -160,13 +222,13 @@ def student_rates(made: Any) -> list[float]:
 def teacher_rates(made: Any) -> list[float]:
     optimizer = made.new_optimizer(made.network, 1.0)
     last = EPOCHS - made.semi.student_finetune_epochs
-    return rates(made.schedule_of(optimizer, made.teacher_phases()), optimizer, last)
+    return rates(made.schedule_of(optimizer, made.phases.teacher()), optimizer, last)
 
 
 def test_a_phase_is_warmed_up_for_a_tenth_of_its_own_epochs() -> None:
     made = trainer(**ANEW)
     peak = made.schedule.learning_rate
-    assert made.pretraining_epochs() == 6
+    assert made.phases.teachers == 6
     found = student_rates(made)
     assert found[0] == pytest.approx(peak / 1.6)  # 0.6 epochs of 6
     assert found[6:8] == pytest.approx([peak / 2.9, 2 * peak / 2.9])  # 1.9 of 19
@@ -202,19 +264,9 @@ def test_phases_that_leave_no_epoch_for_reciprocal_learning(
         made.build_teacher(made.network)
 
 
-def test_a_longer_training_is_not_thrown_back_to_the_teachers_phase() -> None:
-    before = trainer(**ANEW).pretraining_epochs()
-    longer = trainer(**ANEW)
-    longer.schedule = longer.schedule.model_copy(update={"epochs": 10 * EPOCHS})
-    longer._teachers_epochs = before
-    longer.current_epoch = before
-    assert longer.phase == "reciprocal"
-    assert longer.student_phases() == [(0, before), (before, 10 * EPOCHS - before)]
-
-
 def test_an_epoch_costs_what_it_takes() -> None:
     made = trainer(student_finetune_epochs=3, teacher_pretraining=0.25)
-    assert [made.cost_of_epoch(epoch) for epoch in range(EPOCHS)] == [1.0] * 6 + [4.0] * 16 + [1.0] * 3
+    assert made.costs_of_epochs() == made.planned_costs(made.options, EPOCHS) == [1.0] * 6 + [4.0] * 16 + [1.0] * 3
 
 
 @pytest.mark.parametrize("preset", ["rlsss", "nnunet"])

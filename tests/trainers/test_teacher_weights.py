@@ -22,7 +22,7 @@ PLANS: dict[str, Any] = {
     "configurations": {"3d_fullres": BLOCK, "low": {"inherits_from": "3d_fullres", "spacing": [2.0, 1.6, 1.6]}},
 }  # fmt: skip
 DATASET: dict[str, Any] = {"labels": {"background": 0, "liver": 1}}
-FOLD_0 = Learner("Dataset501_X", 0, hides_labels=False)
+FOLD_0 = Learner("Dataset501_X", 0, frozenset({"a", "b", "c"}), hides_labels=False)
 
 
 def arguments(configuration: str = "3d_fullres") -> dict[str, Any]:
@@ -47,9 +47,12 @@ def test_labels_of_another_fold_or_hidden_ones_are_not_passed_on(tmp_path: Path)
     for learner in (replace(FOLD_0, fold="all"), replace(FOLD_0, dataset="Dataset502_Y", fold=3)):
         load(tmp_path, learner, **of_fold_0)
     hiding = replace(FOLD_0, hides_labels=True)
-    with pytest.raises(CheckpointError, match=r"nnUNetTrainerCTNet, which knows no semi_split\.json"):
+    with pytest.raises(CheckpointError, match=r"does not say which cases.*-tr nnUNetTrainerSupervisedTwin"):
         load(tmp_path, hiding, **of_fold_0)
-    load(tmp_path, hiding, **(of_fold_0 | {"trainer_name": "nnUNetTrainerSupervisedTwin"}))
+    load(tmp_path, hiding, **of_fold_0, ctnet={"labelled_cases": ["a", "c"]})
+    for learner in (hiding, FOLD_0, replace(FOLD_0, fold="all")):
+        with pytest.raises(CheckpointError, match="labels of d and 1 more, which this training"):
+            load(tmp_path, learner, **of_fold_0, ctnet={"labelled_cases": ["a", "e", "d"]})
 
 
 def test_a_pretraining_and_a_failed_training_are_no_teachers(tmp_path: Path) -> None:
