@@ -74,6 +74,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         self.lr_scheduler = self.schedule_of(self.optimizer, self.student_phases())
         self.network = self.wrapped(student)
         self.build_teacher(student)
+        self.seed_everything()  # whether one network took random numbers or two: all three draw the same patches
         self.was_initialized = True
 
     def _new_network(self) -> nn.Module:

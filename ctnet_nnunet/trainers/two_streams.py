@@ -17,6 +17,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 
 from ctnet_nnunet import ranks
+from ctnet_nnunet.checkpoints import random_state, restore_random_state
 from ctnet_nnunet.errors import DataError, PlanError
 from ctnet_nnunet.laterality import sided_labels
 from ctnet_nnunet.planning.options import Mode
@@ -160,7 +161,9 @@ class TwoStreamTrainer(nnUNetTrainerCTNet):
         # Half of the labelled stream's processes: a step takes several times as long as a supervised one.
         processes = -(-get_allowed_n_proc_DA() // 2)
         unlabelled = augmenter(loader, processes, self.device.type == "cuda")
+        before = random_state()
         next(unlabelled)
+        restore_random_state(before)  # in one process the labelled stream goes on as the twin's does
         return TwoStreams(labelled, unlabelled), validation
 
     def _unlabelled_batch(self) -> int:

@@ -105,6 +105,17 @@ def test_behind_a_change_of_preset_a_training_is_validated_and_not_gone_on_with(
     assert summary.is_file()
 
 
+def test_alone_the_teacher_learns_as_the_twin_does_to_the_bit(unet: Tiny) -> None:
+    set_options(unet, preset="nnunet")
+    logged = []
+    for trainer in (TWIN, RECIPROCAL):
+        run_warm(unet.env, *unet.train(0, trainer)).succeeded()
+        logged.append(checkpoint_of(unet, trainer)["logging"]["train_losses"])
+    twin, teacher = logged
+    assert twin[0] == teacher[0]  # of two steps: the second one is behind the first one's update
+    assert twin[1] != teacher[1]  # reciprocal learning draws unlabelled patches in between
+
+
 def test_the_step_that_is_measured_is_one_of_reciprocal_learning(unet: Tiny, tmp_path: Path) -> None:
     set_options(unet, preset="nnunet")
     flops = []
