@@ -54,7 +54,10 @@ def speed(
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile (cuda only).")] = True,
     out: Output = None,
 ) -> None:
-    """Seconds per iteration and peak memory of CTNet (s, m, l, identity) beside PlainConvUNet and ResEncUNet-M."""
+    """Seconds per iteration and peak memory of CTNet (s, m, l, identity) beside PlainConvUNet and ResEncUNet-M.
+
+    Pretraining's steps and one of reciprocal learning, with and without a recomputed teacher pass, stand in the same table.
+    """
     chosen = _device(device)
     from ctnet_nnunet.benchmark.measure import machine, peak_memory, time_steps, write_json
     from ctnet_nnunet.benchmark.steps import SUBJECTS, UNET, Workload, describe
