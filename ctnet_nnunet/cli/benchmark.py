@@ -56,7 +56,7 @@ def speed(
 ) -> None:
     """Seconds per iteration and peak memory of CTNet (s, m, l, identity) beside PlainConvUNet and ResEncUNet-M.
 
-    Pretraining's steps and one of reciprocal learning, with and without a recomputed teacher pass, stand in the same table.
+    A step of pretraining and one of reciprocal learning, with and without a recomputed teacher pass, stand beside them.
     """
     chosen = _device(device)
     from ctnet_nnunet.benchmark.measure import machine, peak_memory, time_steps, write_json
