@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctnet_nnunet import ranks
 from ctnet_nnunet.files import write_text
+from ctnet_nnunet.trainers.stock_hooks import end_workers
 
 WARM_UP_STEPS = 2
 RESULTS = "nnUNet_results"
@@ -143,11 +144,7 @@ def _begun(trainer: Any, count: int) -> list[Any]:
     trainer.current_epoch = _dearest_epoch(trainer)
     trainer.on_train_epoch_start()
     batches = [next(trainer.dataloader_train) for _ in range(count)]
-    for loader in (trainer.dataloader_train, trainer.dataloader_val):
-        # Worker processes would take the cores that are timed.
-        finish = getattr(loader, "finish", getattr(loader, "_finish", None))
-        if finish is not None:
-            finish()
+    end_workers(trainer.dataloader_train, trainer.dataloader_val)  # they would take the cores that are timed
     return batches
 
 

@@ -317,6 +317,8 @@ class ResilientTrainer(CheckpointingTrainer):
             f"stopped by {name} after iteration {len(self._epoch_outputs)} of {self.num_iterations_per_epoch} of epoch "
             f"{self.current_epoch}; {remedy}"
         )
+        # Ended by the interpreter's end they would be missed, with a traceback of every thread that waits for them.
+        stock_hooks.end_workers(self.dataloader_train, self.dataloader_val)
         raise SystemExit(STOPPED_STATUS)
 
     def _stop_before_validation(self, name: str) -> NoReturn:

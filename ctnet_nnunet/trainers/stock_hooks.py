@@ -93,3 +93,11 @@ def difference_table(differences: list[KeyDifference]) -> str:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "x".join(map(str, shape)) or "scalar"
+
+
+def end_workers(*loaders: Any) -> None:
+    """End the processes that load data, where a loader has any; stock ends them behind a whole training alone."""
+    for loader in loaders:
+        finish = getattr(loader, "finish", None) or getattr(loader, "_finish", None)
+        if finish is not None:
+            finish()

@@ -114,3 +114,10 @@ def test_a_stopped_training_says_so_and_ends_like_an_undisturbed_one(copy_of_pla
     run_warm(tiny.env, *tiny.train(0, TRAINER, "--c")).succeeded()
     assert (folder / "validation" / "summary.json").is_file()
     compare(read_checkpoint(folder / "checkpoint_final.pth"), undisturbed)
+
+
+def test_a_stop_says_nothing_of_the_processes_that_loaded_data(copy_of_planned: Tiny) -> None:
+    train = functools.partial(_train_with_a_signal, str(copy_of_planned.id), signal.SIGTERM, "train_step", 1, False)
+    stopped = run_function(copy_of_planned.env, train, nnUNet_n_proc_DA="2")
+    assert stopped.status == STOPPED_STATUS
+    assert "Traceback" not in stopped.stderr and "no longer alive" not in stopped.stderr
