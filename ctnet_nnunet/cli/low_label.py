@@ -17,7 +17,9 @@ def low_label(
     out: Annotated[Path, typer.Option(help="Folder of the comparison; an interrupted one goes on there.")],
     labels: Annotated[list[int], typer.Option(help="Numbers of labelled cases, for example 1 5.", min=1)],
     iterations: Annotated[int, typer.Option(help="Iterations of a supervised training.", min=1)],
-    pretrain_iterations: Annotated[int, typer.Option(help="Iterations of a pretraining.", min=1)],
+    pretrain_iterations: Annotated[
+        int | None, typer.Option(help="Iterations of a pretraining; needed if an arm has one.", min=1)
+    ] = None,
     draws: Annotated[int, typer.Option(help="Draws of the labelled cases; three or more for a claim.", min=1)] = 3,
     arms: Annotated[
         list[str] | None,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Settings:
         preset: Of the CTNet arms.
         options: Changes to the ``ctnet`` block of every arm.
         iterations: Of a supervised training.
-        pretrain_iterations: Of a pretraining.
+        pretrain_iterations: Of a pretraining; None as long as no arm has one.
         epochs: Into which either is cut, for the learning rate's steps and the curves.
         seed: Of draws and trainings.
         pool: Cases that draws and pretraining take from.
@@ -48,7 +48,7 @@ class Settings:
     preset: str
     options: dict[str, Any]
     iterations: int
-    pretrain_iterations: int
+    pretrain_iterations: int | None
     epochs: int
     seed: int
     pool: tuple[str, ...]
@@ -180,6 +180,10 @@ def open_experiment(folder: Path, settings: Settings, checkpoints: Mapping[str, 
         known = {str(name): str(value) for name, value in content.get("checkpoints", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SetupError(f"{file} cannot be read ({error!r}); give another --out") from error
+    if settings.pretrain_iterations is None:
+        settings = replace(settings, pretrain_iterations=old.get("pretrain_iterations"))
+    elif old.get("pretrain_iterations") is None:  # no arm had a pretraining so far
+        old = {**old, "pretrain_iterations": settings.pretrain_iterations}
     new = json.loads(json.dumps(asdict(settings)))
     for key, value in new.items():
         if old.get(key) != value:

@@ -140,7 +140,9 @@ def _block(
         "iterations": iterations,
         "seed": settings.seed,
     }
-    length = {"epochs": settings.epochs, "iterations": settings.per_epoch(settings.pretrain_iterations)}
+    # Without a pretraining nothing reads the length of one.
+    pretraining_length = settings.pretrain_iterations or settings.iterations
+    length = {"epochs": settings.epochs, "iterations": settings.per_epoch(pretraining_length)}
     changes["pretrain"] = {"val_iterations": 2, **settings.options.get("pretrain", {}), **length}
     if pretraining is not None:
         changes |= {**pretraining.options, "pretext": dict(pretraining.tasks)}

@@ -86,7 +86,7 @@ class Summaries:
         """What the arms began with, other than chance."""
         settings, arms = self.experiment.settings, {row.arm for row in self.rows}
         found = {}
-        if any("+" in arm for arm in arms):
+        if settings.pretrain_iterations is not None and any("+" in arm for arm in arms):
             found["Pretraining"] = f"{settings.epochs * settings.per_epoch(settings.pretrain_iterations)} iterations"
         used = {arm.partition("@")[2] for arm in arms if "@" in arm}
         if files := [f"{name}: SHA-256 {self.experiment.checkpoints[name][:16]}…" for name in sorted(used)]:

@@ -41,7 +41,7 @@ class Request:
     draws: int
     arms: Sequence[str]
     iterations: int
-    pretrain_iterations: int
+    pretrain_iterations: int | None
     out: Path
     configuration: str = "3d_fullres"
     plans: str = "nnUNetPlans"
@@ -89,7 +89,9 @@ def run_comparison(request: Request, tell: Tell) -> tuple[list[Path], dict[str, 
     checkpoints = _existing(request.checkpoints)
     with interruptible(), folder_lock(request.out) as lock:
         experiment = open_experiment(request.out, settings, _contents(checkpoints))
+        settings = experiment.settings
         selection = select(request.arms, checkpoints)
+        _require_length(settings, selection)
         draws = draw_cases(settings.pool, request.labels, request.draws, settings.seed, settings.patient_pattern)
         refuse_leaks(target, settings, left_out)
         check_arms(target, configuration, settings, selection, draws)
@@ -136,12 +138,18 @@ def _settings(
         options=options_for_all(list(request.assignments)),
         iterations=request.iterations,
         pretrain_iterations=request.pretrain_iterations,
-        epochs=min(request.epochs, request.iterations, request.pretrain_iterations),
+        epochs=min(request.epochs, request.iterations, request.pretrain_iterations or request.epochs),
         seed=request.seed,
         pool=tuple(pool),
         test=tuple(test_cases),
         patient_pattern=request.patient_pattern,
     )
+
+
+def _require_length(settings: Settings, selection: Selection) -> None:
+    pretrained = [arm.name for arm in selection.arms if arm.pretraining is not None]
+    if pretrained and settings.pretrain_iterations is None:
+        raise SetupError(f"--pretrain-iterations: arm {pretrained[0]} has a pretraining; say how many iterations long")
 
 
 def _existing(checkpoints: Mapping[str, str]) -> dict[str, str]:

@@ -28,11 +28,12 @@ def tiny(nnunet_env: NnunetEnv) -> Tiny:
     return prepare(nnunet_env, 710, "LowLabel", labelled=5, unlabelled=1)
 
 
-def words(tiny: Tiny, out: Path, *more: str | Path, **changed: str) -> list[str | Path]:
+def words(tiny: Tiny, out: Path, *more: str | Path, **changed: str | None) -> list[str | Path]:
+    chosen: dict[str, str | None]
     chosen = {"-p": tiny.plans, "--labels": "1", "--draws": "1", "--iterations": "3", "--pretrain-iterations": "2"}
     chosen |= {"--epochs": "2", "--seed": "3"} | {f"--{key.replace('_', '-')}": value for key, value in changed.items()}
     command = ["ctnet", "benchmark", "low-label", "-d", str(tiny.id), "--out", out]
-    return [*command, *(word for item in chosen.items() for word in item), *more]
+    return [*command, *(word for key, value in chosen.items() if value is not None for word in (key, value)), *more]
 
 
 def refused(finished: Finished, *expected: str) -> None:
@@ -80,7 +81,10 @@ def test_interrupted_gone_on_with_and_read(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_semi_supervised_arm_reads_the_images_of_the_pool_s_other_cases(tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run_warm(tiny.env, *words(tiny, out, "--arms", "unet-reciprocal", iterations="2", epochs="2")).succeeded()
+    without: dict[str, str | None] = {"iterations": "2", "epochs": "2", "pretrain_iterations": None}
+    pretrained = words(tiny, out, "--arms", "unet-reciprocal", "unet+volf", **without)
+    refused(run_warm(tiny.env, *pretrained), "--pretrain-iterations: arm unet+volf has a pretraining; say how many")
+    run_warm(tiny.env, *words(tiny, out, "--arms", "unet-reciprocal", **without)).succeeded()
     log = (out / "logs" / "arm_unet_reciprocal_1_labels_draw_1.txt").read_text()
     assert "1 labelled and 3 unlabelled cases (0 of imagesUn, 3 with labels hidden)" in log
     rows = list(csv.DictReader((out / "results.csv").open()))

@@ -14,7 +14,7 @@ from ctnet_nnunet.architectures.transformer import TransformerOptions
 from ctnet_nnunet.errors import PlanError, SetupError
 from ctnet_nnunet.low_label.arms import ARMS, select
 from ctnet_nnunet.low_label.cases import Draw
-from ctnet_nnunet.low_label.experiment import Experiment, Settings
+from ctnet_nnunet.low_label.experiment import Experiment, Settings, open_experiment
 from ctnet_nnunet.low_label.plans import arm_plans, check_buildable, options_for_all, preset_of, pretraining_plans
 from ctnet_nnunet.planning.options import read_options
 
@@ -184,3 +184,21 @@ def test_semi_supervised_arms_hide_the_labels_of_the_pool_s_other_cases(tmp_path
     assert not read_options(block_of(plans_of("unet-reciprocal"))).semi_supervised.teacher_from_pretrained
     with pytest.raises(PlanError, match=r"semi_supervised\.epochs: give it with --epochs"):
         options_for_all(["semi_supervised.epochs=3"])
+
+
+def test_how_long_a_pretraining_is_may_be_said_later(tmp_path: Path) -> None:
+    unsaid = replace(SETTINGS, pretrain_iterations=None)
+    open_experiment(tmp_path, unsaid, {}).save()
+    for settings, expected in ((unsaid, None), (SETTINGS, SETTINGS.pretrain_iterations), (unsaid, None)):
+        assert open_experiment(tmp_path, settings, {}).settings.pretrain_iterations == expected
+    open_experiment(tmp_path, SETTINGS, {}).save()
+    assert open_experiment(tmp_path, unsaid, {}).settings == SETTINGS
+    with pytest.raises(SetupError, match="another pretrain_iterations"):
+        open_experiment(tmp_path, replace(SETTINGS, pretrain_iterations=7777), {})
+
+
+def test_a_teacher_starts_from_one_file_and_not_from_two() -> None:
+    settings = replace(SETTINGS, options={"semi_supervised": {"teacher_weights": "twin/fold_{fold}/checkpoint.pth"}})
+    plans_of("unet-reciprocal", settings)
+    with pytest.raises(PlanError, match=r"arm unet-reciprocal\+volf: its teacher would start from the pretraining and"):
+        plans_of("unet-reciprocal+volf", settings)
