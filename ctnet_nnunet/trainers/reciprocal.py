@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ctnet_nnunet.checkpoints import HEADS
 from ctnet_nnunet.errors import CheckpointError, PlanError
 from ctnet_nnunet.semi_supervised.labels import full_resolution
-from ctnet_nnunet.semi_supervised.phases import Phase, Phases
 from ctnet_nnunet.semi_supervised.reciprocal import Losses, ReciprocalStep
+from ctnet_nnunet.trainers.phases import Phase, Phases
 from ctnet_nnunet.trainers.schedule import encoder_rate_of, optimizer_misfit
 from ctnet_nnunet.trainers.semi_supervised import SemiSupervisedTrainer, means
 from ctnet_nnunet.trainers.stock_hooks import unwrapped
