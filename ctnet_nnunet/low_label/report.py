@@ -81,7 +81,6 @@ class Summaries:
         facts["Machine"] = f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, {gpu}"
         return facts | {name: versions[name] for name in ("nnunetv2", "torch", "ctnet_nnunet")}
 
-
     def _starts(self) -> dict[str, str]:
         """What the arms began with, other than chance."""
         settings, arms = self.experiment.settings, {row.arm for row in self.rows}

@@ -74,7 +74,7 @@ class SemiSupervisedTrainer(TwoStreamTrainer):
         self.lr_scheduler = self.schedule_of(self.optimizer, self.student_phases())
         self.network = self.wrapped(student)
         self.build_teacher(student)
-        self.seed_everything()  # whether one network took random numbers or two: all three draw the same patches
+        self.seed_everything()  # two networks took more random numbers than the twin's one
         self.was_initialized = True
 
     def _new_network(self) -> nn.Module:
